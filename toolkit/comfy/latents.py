@@ -1,0 +1,52 @@
+"""ComfyUI's LATENT: a dict with `samples` in the space of the VAE, and perhaps a `noise_mask`."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from .. import inputs
+from ..errors import bad
+
+
+class Latent(NamedTuple):
+    """What a node was given: model-space samples, float64, and the mask as it came."""
+
+    samples: torch.Tensor  # (sample, channel, y, x)
+    mask: torch.Tensor | None  # any shape
+
+
+def latent_in(model: Any, given: Any) -> Latent:
+    """`latent_image` of a node: an array, or ComfyUI's dict; multiplied by the model's latent scale."""
+    line = 'latent_image={"samples": latent}'
+    mask = None
+    if isinstance(given, Mapping):
+        if "samples" not in given:
+            raise bad("latent_image", list(given), "a dict with the key samples", line)
+        given, mask = given["samples"], given.get("noise_mask")
+    samples = inputs.latent(model, given, "latent_image", line) * model.latent_scale
+    if mask is None:
+        return Latent(samples, None)
+    mask = torch.as_tensor(mask).to(device=samples.device, dtype=torch.float32)
+    if mask.ndim < 2 or 0 in mask.shape or not bool(torch.isfinite(mask).all()):
+        raise bad("noise_mask", tuple(mask.shape), "finite, of shape (..., y, x)", line)
+    if float(mask.min()) < 0 or float(mask.max()) > 1:
+        raise bad("noise_mask", f"values from {float(mask.min()):.4g} to {float(mask.max()):.4g}", "weights in 0..1", line)
+    return Latent(samples, mask)
+
+
+def fit(mask: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """A mask of any shape as a list of 2-D ones, (mask, y, x): bilinear, corners not aligned, no antialiasing."""
+    flat = mask.reshape(-1, 1, *mask.shape[-2:])
+    return torch.nn.functional.interpolate(flat, size=(height, width), mode="bilinear")[:, 0]
+
+
+def cycled(masks: torch.Tensor, count: int) -> torch.Tensor:
+    """A list of masks repeated in turn to at least `count`."""
+    return masks.repeat(-(-count // len(masks)), 1, 1) if len(masks) < count else masks
+
+
+def float32(values: np.ndarray) -> np.ndarray:
+    """Rounded to float32, as every node's output is, and back."""
+    return values.astype(np.float32).astype(np.float64)

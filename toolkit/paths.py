@@ -1,0 +1,77 @@
+"""How clean and noise mix: x = alpha(sigma) x0 + sigma eps, with alpha = 1 (VE) or 1 - sigma (FLOW).
+
+On both paths the probability-flow ODE is dx/dsigma = (x - x0)/sigma, so a solver written in sigma, x and x0 needs no
+twin for flow models; only what touches log-SNR or adds noise asks the path. Scalars in, scalars out; arrays too.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Path:
+    """One of the two mixtures of signal and noise; use the values `VE` and `FLOW`.
+
+    Examples
+    --------
+    >>> import toolkit as tk
+    >>> tk.VE.alpha(7.0), tk.FLOW.alpha(0.25)
+    (1.0, 0.75)
+    """
+
+    name: str
+
+    def __repr__(self) -> str:
+        return f"tk.{self.name}"
+
+    def alpha(self, sigma):
+        """Scale of the clean signal at `sigma` (scalar or array)."""
+        return 1.0 - sigma if self.name == "FLOW" else 1.0 + 0.0 * sigma
+
+    def rho(self, sigma: float) -> float:
+        """sigma/alpha; infinite at FLOW's sigma 1."""
+        alpha = self.alpha(sigma)
+        return sigma / alpha if alpha > 0 else math.inf
+
+    def half_log_snr(self, sigma: float) -> float:
+        """lam = log(alpha/sigma): +inf at 0, -inf at FLOW's sigma 1."""
+        rho = self.rho(sigma)
+        return -math.log(rho) if 0 < rho < math.inf else (math.inf if rho == 0 else -math.inf)
+
+    def from_half_log_snr(self, lam: float) -> float:
+        """The sigma at half log-SNR `lam`: the inverse of `half_log_snr`."""
+        return math.exp(-lam) if self.name == "VE" else 1.0 / (1.0 + math.exp(lam))
+
+    def log_snr(self, sigma):
+        """log(alpha^2/sigma^2), natural log, of an array: +inf at sigma 0, -inf where no signal is left."""
+        sigma = np.asarray(sigma, np.float64)
+        with np.errstate(divide="ignore"):
+            return 2.0 * (np.log(np.maximum(self.alpha(sigma), 0.0)) - np.log(sigma))
+
+    def mix(self, x0, eps, sigma: float):
+        """The state at `sigma` of a clean x0 and unit noise eps."""
+        return self.alpha(sigma) * x0 + sigma * eps
+
+    def ancestral(self, s: float, t: float, eta: float) -> tuple[float, float, float]:
+        """(down, scale, up) of an ancestral step from s to t < s: solve to `down`, then scale*z + up*noise is at t.
+
+        VE: down = sqrt(t^2 - up^2), up = min(t, eta t sqrt(s^2 - t^2)/s). FLOW: down = t (1 + eta (t/s - 1)), then
+        renoise. eta = 0 gives (t, 1, 0). Raises ValueError for t > s, where up has no real value.
+        """
+        if t > s:
+            raise ValueError(f"an ancestral step goes down in sigma, not from {s:.6g} up to {t:.6g}")
+        if eta == 0 or t == 0:
+            return t, 1.0, 0.0
+        if self.name == "VE":
+            up = min(t, eta * t * math.sqrt(s * s - t * t) / s)
+            # rounding makes the radicand -1e-17 where eta is large; its value there is 0
+            return math.sqrt(max(t * t - up * up, 0.0)), 1.0, up
+        down = t * (1.0 + eta * (t / s - 1.0))
+        scale = self.alpha(t) / self.alpha(down)
+        return down, scale, math.sqrt(max(t * t - (down * scale) ** 2, 0.0))
+
+
+VE = Path("VE")
+FLOW = Path("FLOW")

@@ -1,0 +1,89 @@
+"""Models out of diffusers pipelines: `load`, and one adapter a family."""
+
+import importlib
+import json
+from os import PathLike
+from pathlib import Path as FilePath
+from typing import Any
+
+from ..denoisers import Model
+from ..errors import bad
+
+DIGITS = FilePath(__file__).parent.parent / "assets" / "digits"
+
+# pipeline class -> module of this package with `adapt(pipe) -> Model`
+FAMILIES = {"DiTPipeline": "dit"}
+
+
+def load(source: Any = None, *, device: Any = None, dtype: Any = None, **options: Any) -> Model:
+    """A model to unsample with: images in and out, conditions, path and levels, all read from the pipeline.
+
+    Parameters
+    ----------
+    source : str, path or pipeline, optional
+        None is the embedded class-conditional digits pipeline (no network); a folder or hub id of a diffusers
+        `DiTPipeline`; or such a pipeline that is in memory already.
+    device : str or torch.device, optional
+        Where the networks run; None leaves a pipeline where it is, and is the CPU for one that is loaded.
+    dtype : torch.dtype, optional
+        Of the networks: float32 where None. The state of a run stays float64.
+    **options
+        Passed to ``from_pretrained`` (revision, cache_dir, ...).
+
+    Returns
+    -------
+    Model
+        With ``encode(image) -> (sample, channel, y, x)`` in model space, ``decode(latent) -> (sample, y, x, rgb)`` in 0..1,
+        ``path``, ``levels``, ``channels``, ``shape``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a source that is no pipeline, and for a family that is not supported. OSError with the hub's reason where a
+        repository cannot be had.
+
+    Examples
+    --------
+    >>> import toolkit as tk
+    >>> tk.load()
+    digits(path=VE, latent=4 x 8 x 8, sigma=0.02917 to 14.61, prediction=eps, classes=10, dtype=float32)
+    """
+    import torch
+
+    line = 'tk.load(), tk.load("path/to/a/DiTPipeline"), or tk.load(pipe)'
+    if isinstance(device, str) and device.startswith("cuda") and not torch.cuda.is_available():
+        raise bad("device", device, "there is no CUDA device here", 'tk.load(device="cpu")')
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise bad("dtype", dtype, "a floating torch dtype", "tk.load(dtype=torch.float32)", TypeError)
+    name = "digits" if source is None else str(source) if isinstance(source, (str, PathLike)) else type(source).__name__
+    if source is None or isinstance(source, (str, PathLike)):
+        pipe = _read(DIGITS if source in (None, "digits") else source, dtype or torch.float32, options, line)
+    else:
+        pipe = source
+    family = type(pipe).__name__
+    if family not in FAMILIES:
+        raise bad("source", family, f"not a pipeline this version runs; there are {', '.join(FAMILIES)}", line, TypeError)
+    if source is not None and not isinstance(source, (str, PathLike)) and dtype is not None:
+        pipe.to(dtype=dtype)
+    if device is not None:
+        pipe.to(device)
+    return importlib.import_module(f".{FAMILIES[family]}", __name__).adapt(pipe, name)
+
+
+def _read(source: str | PathLike[str], dtype: Any, options: dict[str, Any], line: str) -> Any:
+    """The pipeline of a folder, or of a hub id; folders are read without the network."""
+    import diffusers
+
+    folder = FilePath(source)
+    if folder.exists():
+        index = folder / "model_index.json"
+        if not index.is_file():
+            raise bad("source", str(source), "this folder holds no model_index.json of a diffusers pipeline", line)
+        family = json.loads(index.read_text()).get("_class_name")
+        if family not in FAMILIES:
+            raise bad("source", family, f"not a pipeline this version runs; there are {', '.join(FAMILIES)}", line)
+        options = {"local_files_only": True, **options}
+    elif len(folder.parts) != 2 or str(source).startswith((".", "/", "~")):
+        raise bad("source", str(source), "neither a folder that exists nor a hub id owner/name", line)
+    options = {"torch_dtype": dtype, "use_safetensors": True, "low_cpu_mem_usage": False, **options}
+    return diffusers.DiffusionPipeline.from_pretrained(str(source), **options)
