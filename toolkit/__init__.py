@@ -6,8 +6,8 @@
     >>> dict(run.sizes)["step"]
     6
 
-A table of contents: each name is imported when it is first asked for, so that a recorded run can be opened, drawn and
-diagnosed without torch.
+A table of contents: each name is imported when it is first asked for, so that a recorded run can be opened,
+drawn and diagnosed without torch.
 """
 
 import importlib

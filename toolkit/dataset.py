@@ -1,7 +1,7 @@
 """The labelled record: its schema, what to keep of a run, and reading it back. No torch here.
 
-Dimensions are ``step, sample, channel, y, x``, in this order. A grid of n + 1 levels gives n + 1 rows: row i is the
-state at ``sigma[i]`` and the denoiser's opinion there.
+Dimensions are ``step, sample, channel, y, x``, in this order. A grid of n + 1 levels gives n + 1 rows: row i
+is the state at ``sigma[i]`` and the denoiser's opinion there.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -55,17 +55,19 @@ class Save:
     Parameters
     ----------
     what : sequence of str, optional
-        Which of ``"latent"`` and ``"denoised"`` to keep; None keeps both. What an exact replay needs (`offset`, `aux`)
-        and the counters are always kept.
+        Which of ``"latent"`` and ``"denoised"`` to keep; None keeps both. What an exact replay needs
+        (`offset`, `aux`) and the counters are always kept.
     every : int
-        Keep each k-th row. The step axis stays whole, rows between are NaN; the first and the last row are always kept.
+        Keep each k-th row. The step axis stays whole, rows between are NaN; the first and the last row are
+        always kept.
     fn : callable, optional
-        ``fn(step) -> dict`` of extra variables, called with each `Step`; scalars, (sample,), (sample, channel) or
-        (sample, channel, y, x), written in the row the step starts from.
+        ``fn(step) -> dict`` of extra variables, called with each `Step`; scalars, (sample,), (sample,
+        channel) or (sample, channel, y, x), written in the row the step starts from.
     store : path, optional
         A folder for a Zarr store, written row by row; read it with ``tk.open``. None keeps the run in memory.
     dtype : str or numpy dtype, optional
-        Of `latent` and `denoised`: float64 for runs of a solver and float32 for ladders unless said otherwise.
+        Of `latent` and `denoised`: float64 for runs of a solver and float32 for ladders unless said
+        otherwise.
 
     Raises
     ------
@@ -134,7 +136,7 @@ def rung_coordinates(sigmas: Sequence[float], levels: Any, path: Any) -> dict[st
 
 
 def latent_coordinates(shape: Sequence[int], channels: Sequence[str] | None = None) -> dict[str, Any]:
-    """Coordinates of a (sample, channel, y, x) array; channels are named c0, c1, ... unless the model names them."""
+    """Coordinates of a (sample, channel, y, x) array; channels are c0, c1, ... unless named."""
     samples, count, height, width = shape
     names = list(channels) if channels is not None else [f"c{k}" for k in range(count)]
     columns = {
@@ -170,10 +172,10 @@ def moments(latent: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def shift_and_scale(latent: np.ndarray, mode: str) -> tuple[np.ndarray, np.ndarray]:
-    """What `mode` subtracts and divides by: (..., sample, channel, y, x) to two arrays (..., sample, channel).
+    """What `mode` subtracts and divides by: (..., sample, channel, y, x) to two of (..., sample, channel).
 
-    off: 0 and 1. global: one mean and std of the whole batch; sample: one a sample; channel: one a sample and channel.
-    The std is the unbiased one; where it is 0 the scale is 1.
+    off: 0 and 1. global: one mean and std of the whole batch; sample: one a sample; channel: one a sample and
+    channel. The std is the unbiased one; where it is 0 the scale is 1.
     """
     if mode not in NORMALIZE:
         raise unknown("normalize", mode, NORMALIZE, 'normalize="{}"')
@@ -202,7 +204,8 @@ def normalized(ds: xr.Dataset, mode: str) -> xr.Dataset:
     Returns
     -------
     Dataset
-        The same run with `latent`, `mean`, `std`, `shift` and `scale` replaced, and ``attrs["normalized"]`` set.
+        The same run with `latent`, `mean`, `std`, `shift` and `scale` replaced, and ``attrs["normalized"]``
+        set.
 
     Raises
     ------
@@ -292,8 +295,8 @@ def open(path: str | PathLike[str]) -> xr.Dataset:
     Returns
     -------
     Dataset
-        Identical to the one that the run returned. Rows that were never written (of a run that was stopped) are
-        trimmed, and the flags of the store are dropped.
+        Identical to the one that the run returned. Rows that were never written (of a run that was stopped)
+        are trimmed, and the flags of the store are dropped.
 
     Raises
     ------
@@ -306,9 +309,8 @@ def open(path: str | PathLike[str]) -> xr.Dataset:
     --------
     >>> import tempfile, toolkit as tk
     >>> folder = tempfile.mkdtemp()
-    >>> run = tk.sample(tk.load(), prompt=3, steps=2, save=tk.Save(store=folder + "/run.zarr"), progress=False)
-    >>> tk.open(folder + "/run.zarr").identical(run)
-    True
+    >>> run = tk.sample(tk.load(), prompt=3, steps=2, save=tk.Save(store=folder + "/run.zarr"),
+    progress=False) >>> tk.open(folder + "/run.zarr").identical(run) True
     """
     folder = FilePath(path)
     line = 'tk.sample(model, save=tk.Save(store="run.zarr")), then tk.open("run.zarr")'

@@ -1,7 +1,8 @@
 """What a solver asks of a model: x0 at (x, sigma), conditions bound, calls counted.
 
-A `Model` knows its path, its levels and its conditions; `guide` binds a prompt and a guidance scale to it and gives a
-`Denoiser`, the only thing a solver sees. A function or a foreign object with ``denoise(x, sigma)`` becomes one too.
+A `Model` knows its path, its levels and its conditions; `guide` binds a prompt and a guidance scale to it and
+gives a `Denoiser`, the only thing a solver sees. A function or a foreign object with ``denoise(x, sigma)``
+becomes one too.
 """
 
 import copy
@@ -21,13 +22,13 @@ from .tables import Table
 
 
 class Denoised(NamedTuple):
-    """A denoiser's answer: `x0` with guidance and, where it was asked for, `uncond` without; shapes of the state."""
+    """A denoiser's answer: `x0` with guidance and, where it was asked for, `uncond` without."""
 
     x0: torch.Tensor
     uncond: torch.Tensor | None = None
 
 
-# --- the prediction table: x0 = c_skip x + c_out F(c_in x), F the network (2206.00364, table 1) ------------------------
+# --- the prediction table: x0 = c_skip x + c_out F(c_in x), F the network (2206.00364, table 1) ----
 
 
 def _eps(sigma: float) -> tuple[float, float, float]:
@@ -66,13 +67,13 @@ PREDICTIONS["x0"] = (_x0, "x/sqrt(1 + sigma^2)", "x0 itself")
 def predict(
     prediction: str, network: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, sigma: float
 ) -> torch.Tensor:
-    """x0 of a `network` that predicts `prediction`; x in the state's dtype, the network answers in its own."""
+    """x0 of a `network` that predicts `prediction`; the network answers in its own dtype."""
     c_skip, c_out, c_in = PREDICTIONS[prediction][0](sigma)
     out = network(c_in * x)
     return c_skip * x + c_out * out.to(x.dtype)
 
 
-# --- models and denoisers ---------------------------------------------------------------------------------------------
+# --- models and denoisers ----
 
 
 class Model:
@@ -116,8 +117,8 @@ class Model:
         """What the repr shows."""
         low, high = self.levels.sigma_min, self.levels.sigma_max
         sizes = self.shape or (self.channels,)
-        return {"path": self.path.name, "latent": " x ".join(map(str, sizes)), "sigma": f"{low:.4g} to {high:.4g}",
-                "prediction": self.prediction}  # fmt: skip
+        latent, sigma = " x ".join(map(str, sizes)), f"{low:.4g} to {high:.4g}"
+        return {"path": self.path.name, "latent": latent, "sigma": sigma, "prediction": self.prediction}
 
     def __repr__(self) -> str:
         return f"{self.name}(" + ", ".join(f"{k}={v}" for k, v in self.facts().items()) + ")"
@@ -132,7 +133,8 @@ class Model:
 class Denoiser:
     """A model with prompt, negative and guidance bound: ``denoise(x, sigma, uncond=False) -> Denoised``.
 
-    Carries `path`, `levels`, `channels`, and counts its `calls` and network `rows`; made by `guide` and `denoiser`.
+    Carries `path`, `levels`, `channels`, and counts its `calls` and network `rows`; made by `guide` and
+    `denoiser`.
     """
 
     def __init__(self, model: Any, prompt: Any = None, negative: Any = None, cfg: float = 1.0):
@@ -203,11 +205,12 @@ def denoiser(
     Parameters
     ----------
     fn : callable
-        Gets x, (sample, channel, y, x) in the dtype of the state (float64 in every run), and sigma as a float; returns x0
-        of the same shape, or a `Denoised` that also has the unconditional answer.
+        Gets x, (sample, channel, y, x) in the dtype of the state (float64 in every run), and sigma as a
+        float; returns x0 of the same shape, or a `Denoised` that also has the unconditional answer.
     path : VE or FLOW
     levels : Levels, optional
-        The clock and range of sigma; ``Levels.scaled_linear()`` on VE and ``Levels.flow(3.0)`` on FLOW where None.
+        The clock and range of sigma; ``Levels.scaled_linear()`` on VE and ``Levels.flow(3.0)`` on FLOW where
+        None.
 
     Raises
     ------
@@ -217,8 +220,8 @@ def denoiser(
     Examples
     --------
     >>> import toolkit as tk
-    >>> tk.sample(tk.denoiser(lambda x, sigma: 0.5 * x), shape=(1, 4, 8, 8), steps=3, progress=False).sizes["step"]
-    4
+    >>> tk.sample(tk.denoiser(lambda x, sigma: 0.5 * x), shape=(1, 4, 8, 8), steps=3,
+    progress=False).sizes["step"] 4
     """
     if not callable(fn):
         raise bad("fn", fn, "a function (x, sigma) -> x0", "tk.denoiser(lambda x, sigma: 0.5 * x)", TypeError)
@@ -241,13 +244,14 @@ def guide(model: Any, prompt: Any = None, negative: Any = None, cfg: float = 1.0
     prompt, negative : optional
         What the model conditions on (a label, a mixture's index, text); a list of them is one a sample.
     cfg : float
-        Guidance scale. At 1 the network is called once a sample, unless a solver asks for the unconditional answer;
-        otherwise one batched forward holds both.
+        Guidance scale. At 1 the network is called once a sample, unless a solver asks for the unconditional
+        answer; otherwise one batched forward holds both.
 
     Raises
     ------
     ValueError, TypeError
-        For a cfg that is not a finite number, a prompt the model does not know, conditions for a model without any.
+        For a cfg that is not a finite number, a prompt the model does not know, conditions for a model
+        without any.
 
     Examples
     --------
@@ -272,9 +276,10 @@ def guide(model: Any, prompt: Any = None, negative: Any = None, cfg: float = 1.0
         made = copy.copy(model)
         made.calls = made.rows = 0
         return made
-    call = lambda x, sigma, uncond: (
-        model.denoise(x, sigma, uncond=True) if uncond else model.denoise(x, sigma)
-    )
+
+    def call(x: torch.Tensor, sigma: float, uncond: bool) -> Any:
+        return model.denoise(x, sigma, uncond=True) if uncond else model.denoise(x, sigma)
+
     return _Function(call, model.path, model.levels, model.channels, model)
 
 
@@ -393,7 +398,7 @@ def one_a_sample(prompt: Any, samples: int, resolve: Callable[[Any], Any]) -> li
 
 
 def probability_flow(model: Denoiser, x, sigmas: Sequence[float], tolerance: float = 1e-10) -> torch.Tensor:
-    """The ODE dx/dsigma = (x - D)/sigma solved by DOP853 in log sigma: the truth that accuracy is measured against.
+    """The ODE dx/dsigma = (x - D)/sigma by DOP853 in log sigma: the truth that accuracy is measured against.
 
     Parameters
     ----------

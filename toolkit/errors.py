@@ -7,7 +7,7 @@ from collections.abc import Iterable
 def bad(
     argument: str, given: object, wanted: str, line: str, kind: type[Exception] = ValueError
 ) -> Exception:
-    """The exception for a wrong `argument`: names it, shows `given`, says what is `wanted`, ends with `line`."""
+    """The error for a wrong argument: names it, shows `given`, says what is wanted, ends with `line`."""
     shown = repr(given)
     shown = shown if len(shown) <= 120 else shown[:117] + "..."
     return kind(f"{argument}={shown}: {wanted}. Try: {line}")

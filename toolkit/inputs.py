@@ -1,4 +1,4 @@
-"""The public door: what users hand in becomes what the package works with, or an error that ends with the line to type."""
+"""The public door: what users hand in becomes what we work with, or an error with the line to type."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,8 @@ def latent(
 ) -> torch.Tensor:
     """A (sample, channel, y, x) float64 tensor of its own, C-contiguous, where the model is.
 
-    A transposed or channels_last tensor changes the last bits of sums and convolutions, and with them an exact replay.
+    A transposed or channels_last tensor changes the last bits of sums and convolutions, and with them an
+    exact replay.
     """
     if type(given).__module__.startswith("PIL."):
         if not hasattr(model, "encode"):
@@ -126,7 +127,7 @@ def falling(
 
 
 def mask(given: Any, shape: Sequence[int], device: Any) -> torch.Tensor:
-    """A mask fitted to the latents: (sample, 1, y, x), float64, in 0..1; any resolution, one for all or one a sample."""
+    """A mask fitted to the latents, (sample, 1, y, x), float64; any resolution, one for all or one each."""
     line = "mask=torch.ones(latent.shape[-2:])"
     if hasattr(given, "dims"):
         given = given.values

@@ -1,7 +1,8 @@
 """How a solver is run backwards, and what brings the image back: the strategies, and the table behind "auto".
 
-At cfg 1 the ODE is well conditioned and an accurate climb nearly returns; under guidance nothing does but stored
-information: the offsets of a solver's own steps against a ladder, or the second state of a reversible solver.
+At cfg 1 the ODE is well conditioned and an accurate climb nearly returns; under guidance nothing does but
+stored information: the offsets of a solver's own steps against a ladder, or the second state of a reversible
+solver.
 """
 
 from collections.abc import Callable
@@ -65,8 +66,9 @@ def climber(via: str | Solver) -> Solver:
 class Recording:
     """A solver that walks down a ladder and records by what it misses each rung (2310.01506).
 
-    It goes on from y + offset, the value that the replay will have, and not from the rung: then the replay repeats it
-    bit for bit, and the rounding of y + offset is not carried along, since the next offset aims at the next rung again.
+    It goes on from y + offset, the value that the replay will have, and not from the rung: then the replay
+    repeats it bit for bit, and the rounding of y + offset is not carried along, since the next offset aims at
+    the next rung again.
     """
 
     solver: Solver

@@ -23,9 +23,10 @@ class _Uncalled:
         self.model, self.path, self.levels = model, model.path, model.levels
 
 
-def ladder(model: Any, latent: Any, *, schedule: str = "normal", steps: int = 20, start_at_step: int = 0, end_at_step: int | None = None,
-           every: int = 1, coupling: str = "independent", noise: Any = None, normalize: str = "off", seed: int = 0,
-           save: Save = Save(), progress: bool = True) -> xr.Dataset:  # fmt: skip
+def ladder(model: Any, latent: Any, *, schedule: str = "normal", steps: int = 20, start_at_step: int = 0,
+           end_at_step: int | None = None, every: int = 1, coupling: str = "independent", noise: Any = None,
+           normalize: str = "off", seed: int = 0, save: Save = Save(),
+           progress: bool = True) -> xr.Dataset:  # fmt: skip
     """The image at every level of a schedule, without a model call: alpha*x0 + sigma*n, rising.
 
     Parameters
@@ -33,7 +34,8 @@ def ladder(model: Any, latent: Any, *, schedule: str = "normal", steps: int = 20
     model, latent
         As in ``tk.unsample``; of the model only its path and levels are used.
     schedule, steps, start_at_step, end_at_step
-        Rungs are levels start..end of the falling schedule, turned round: `start_at_step` leaves out the top ones.
+        Rungs are levels start..end of the falling schedule, turned round: `start_at_step` leaves out the top
+        ones.
     every : int
         Take each k-th rung, counted from the clean end; the top one is always there.
     coupling : {"independent", "shared"}
@@ -55,15 +57,15 @@ def ladder(model: Any, latent: Any, *, schedule: str = "normal", steps: int = 20
     ValueError, TypeError
         For bad input, an empty range among it.
 
-    Source: the marginals of 2011.13456; ``coupling="independent"`` is what the batch unsamplers of ComfyUI do.
+    Source: the marginals of 2011.13456; ``coupling="independent"`` is what the batch unsamplers of ComfyUI
+    do.
 
     Examples
     --------
     >>> import toolkit as tk
     >>> model = tk.load()
-    >>> rungs = tk.ladder(model, model.encode(tk.assets.digits()[0][0]), steps=10, coupling="shared", progress=False)
-    >>> rungs.sizes["step"], round(float(tk.at(rungs, sigma=1).sigma), 1)
-    (11, 1.2)
+    >>> rungs = tk.ladder(model, model.encode(tk.assets.digits()[0][0]), steps=10, coupling="shared",
+    progress=False) >>> rungs.sizes["step"], round(float(tk.at(rungs, sigma=1).sigma), 1) (11, 1.2)
     """
     call = "tk.ladder(model, latent"
     save, mode = checked_save(save), checked_mode(normalize)
@@ -88,8 +90,8 @@ def ladder(model: Any, latent: Any, *, schedule: str = "normal", steps: int = 20
             f"{call}, noise=None)",
         )
     keyed, uncalled = Keyed(seed, x.shape, x.dtype, x.device), _Uncalled(model)
-    attrs = provenance(uncalled, kind="ladder", coupling=coupling if noise is None else "given", schedule=schedule, steps=steps,
-                       direction="up", seed=seed, normalize=mode)  # fmt: skip
+    attrs = provenance(uncalled, kind="ladder", coupling=coupling if noise is None else "given",
+                       schedule=schedule, steps=steps, direction="up", seed=seed, normalize=mode)  # fmt: skip
     with Recorder(
         save, uncalled, levels, x.shape, attrs, ["latent", "shift", "scale"], "float32"
     ).guard() as record:

@@ -1,4 +1,4 @@
-"""A mask in the denoiser: outside it the model is shown the original at this level of noise, and answers the original.
+"""A mask in the denoiser: outside it the model sees the original, noised to this level, and answers it.
 
 What comes out is a denoiser again, so every solver keeps its history and every inverse applies.
 """

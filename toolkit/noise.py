@@ -1,9 +1,9 @@
 """Keyed noise: a pure function of (seed, sample, rung, draw). No global generator, ever.
 
-torch's CPU generator takes only 32 bits of a seed, so the key of a draw is
-``(h + ((sample*4 + draw) << 16) + rung) mod 2^32`` with h = the first 4 bytes of SHA-256 of the seed's decimal text:
-no two draws of a run of up to 16,384 samples and 65,536 rungs share a key. Drawn on the CPU in float32 whatever the
-state's dtype or device, then cast; it depends on no batch size, chunking, device or number of rungs.
+torch's CPU generator takes only 32 bits of a seed, so the key of a draw is ``(h + ((sample*4 + draw) << 16) +
+rung) mod 2^32`` with h = the first 4 bytes of SHA-256 of the seed's decimal text: no two draws of a run of up
+to 16,384 samples and 65,536 rungs share a key. Drawn on the CPU in float32 whatever the state's dtype or
+device, then cast; it depends on no batch size, chunking, device or number of rungs.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ def key(seed: int, sample: int, rung: int, draw: int = 0) -> int:
 
 
 class Keyed:
-    """The noise of a run: ``at(rung)`` gives a fresh counter of draws, so a step taken twice asks for the same numbers.
+    """The noise of a run: ``at(rung)`` is a fresh counter of draws: a step taken twice gets the same numbers.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ def bound(noise):
 
 
 def coupled(coupling: str, noise: Keyed, rung: int) -> torch.Tensor:
-    """Unit noise of a ladder's rung: its own draw (independent), or the run's start noise at every rung (shared).
+    """Unit noise of a ladder's rung: its own draw (independent), or the start noise at every rung (shared).
 
     Raises ValueError for an unknown coupling.
     """

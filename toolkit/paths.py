@@ -1,7 +1,8 @@
 """How clean and noise mix: x = alpha(sigma) x0 + sigma eps, with alpha = 1 (VE) or 1 - sigma (FLOW).
 
-On both paths the probability-flow ODE is dx/dsigma = (x - x0)/sigma, so a solver written in sigma, x and x0 needs no
-twin for flow models; only what touches log-SNR or adds noise asks the path. Scalars in, scalars out; arrays too.
+On both paths the probability-flow ODE is dx/dsigma = (x - x0)/sigma, so a solver written in sigma, x and x0
+needs no twin for flow models; only what touches log-SNR or adds noise asks the path. Scalars in, scalars out;
+arrays too.
 """
 
 import math
@@ -55,10 +56,10 @@ class Path:
         return self.alpha(sigma) * x0 + sigma * eps
 
     def ancestral(self, s: float, t: float, eta: float) -> tuple[float, float, float]:
-        """(down, scale, up) of an ancestral step from s to t < s: solve to `down`, then scale*z + up*noise is at t.
+        """(down, scale, up) of an ancestral step s to t: solve to `down`, then take scale*z + up*noise.
 
-        VE: down = sqrt(t^2 - up^2), up = min(t, eta t sqrt(s^2 - t^2)/s). FLOW: down = t (1 + eta (t/s - 1)), then
-        renoise. eta = 0 gives (t, 1, 0). Raises ValueError for t > s, where up has no real value.
+        VE: down = sqrt(t^2 - up^2), up = min(t, eta t sqrt(s^2 - t^2)/s). FLOW: down = t (1 + eta (t/s - 1)),
+        then renoise. eta = 0 gives (t, 1, 0). Raises ValueError for t > s, where up has no real value.
         """
         if t > s:
             raise ValueError(f"an ancestral step goes down in sigma, not from {s:.6g} up to {t:.6g}")

@@ -52,9 +52,10 @@ def replay(
     negative: Any,
     cfg: Any,
 ) -> Plan:
-    """The plan that replays `ds`. `asked`: solver and grid as the caller gave them; `ignored`: what a replay cannot take.
+    """The plan that replays `ds`. `asked`: solver and grid as given; `ignored`: what a replay cannot take.
 
-    Raises ValueError for a Dataset that cannot be replayed, and for a grid or solver that its record does not fit.
+    Raises ValueError for a Dataset that cannot be replayed, and for a grid or solver that its record does not
+    fit.
     """
     _check(ds, model, ignored)
     facts, line = ds.attrs, "tk.sample(model, start=run)"
@@ -75,11 +76,11 @@ def replay(
 
     levels = ds.sigma.values[::-1].tolist()
     latent = ds.latent.transpose(*LATENT)
-    plan = Plan(
-        solver, solver, levels, tensor(latent[-1].values), prompt=facts["prompt"] if prompt is None else prompt,
-        negative=facts["negative"] if negative is None else negative, cfg=facts["cfg"] if cfg is None else cfg,
-        seed=facts["seed"], schedule=facts["schedule"], inverse=inverse if same else "reverse",
-    )  # fmt: skip
+    plan = Plan( solver, solver, levels, tensor(latent[-1].values),
+                prompt=facts["prompt"] if prompt is None else prompt,
+                negative=facts["negative"] if negative is None else negative,
+                cfg=facts["cfg"] if cfg is None else cfg, seed=facts["seed"], schedule=facts["schedule"],
+                inverse=inverse if same else "reverse", )  # fmt: skip
     plan.edited = [n for n in ("prompt", "negative", "cfg") if getattr(plan, n) != facts[n]] + (
         [] if same else ["solver"]
     )
@@ -127,8 +128,9 @@ def _check(ds: xr.Dataset, model: Any, ignored: dict[str, Any]) -> None:
             raise bad(name, value, "a replay takes it from the record", "tk.sample(model, start=run)")
 
 
-def fresh(model: Any, start: Any, solver: Any, schedule: Any, steps: Any, start_at_step: Any, end_at_step: Any, prompt: Any,
-           negative: Any, cfg: Any, mask: Any, sigmas: Any, noise: Any, add_noise: bool, shape: Any, seed: int) -> Plan:  # fmt: skip
+def fresh(model: Any, start: Any, solver: Any, schedule: Any, steps: Any, start_at_step: Any,
+          end_at_step: Any, prompt: Any, negative: Any, cfg: Any, mask: Any, sigmas: Any, noise: Any,
+          add_noise: bool, shape: Any, seed: int) -> Plan:  # fmt: skip
     """The plan of a run from noise, or from a latent that is noised."""
     call, chosen = "tk.sample(model", find_solver(solver or "euler")
     guide(model, prompt, negative, 1.0 if cfg is None else cfg)
@@ -188,7 +190,7 @@ def fresh(model: Any, start: Any, solver: Any, schedule: Any, steps: Any, start_
 
 
 def _shape(model: Any, shape: Any, prompt: Any, noise: Any) -> tuple[int, ...]:
-    """(sample, channel, y, x) of a run that starts from noise: as given, or as the model and the prompts have it."""
+    """(sample, channel, y, x) of a run from noise: as given, or as the model and the prompts have it."""
     if shape is None and noise is not None and hasattr(noise, "shape"):
         shape = noise.shape
     own = getattr(model, "shape", None)

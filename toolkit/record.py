@@ -1,7 +1,8 @@
 """Steps become a labelled Dataset: in memory, or streamed row by row into a Zarr store.
 
-The store gets its template first (coordinates and attributes), then the data, then the `written` flag of the row, so it
-opens at any moment; until the run ends, and whenever it does not end well, ``attrs["stopped"]`` says so.
+The store gets its template first (coordinates and attributes), then the data, then the `written` flag of the
+row, so it opens at any moment; until the run ends, and whenever it does not end well, ``attrs["stopped"]``
+says so.
 """
 
 import importlib.metadata
@@ -125,8 +126,9 @@ class Recorder:
     dtype : default of latent and denoised.
     """
 
-    def __init__(self, save: Save, denoiser: Any, sigmas: Sequence[float], shape: Sequence[int], attrs: Mapping,
-                 variables: Sequence[str] = ("latent", "denoised"), dtype: str = "float64"):  # fmt: skip
+    def __init__(self, save: Save, denoiser: Any, sigmas: Sequence[float], shape: Sequence[int],
+                 attrs: Mapping, variables: Sequence[str] = ("latent", "denoised"),
+                 dtype: str = "float64"):  # fmt: skip
         self.save, self.denoiser, self.sigmas, self.attrs = save, denoiser, list(sigmas), dict(attrs)
         self.count, self.solver, self.newest = (
             len(self.sigmas),
@@ -146,7 +148,7 @@ class Recorder:
                 self.make(name)
         for name in ("nfe", "rows", "mean", "std"):
             self.make(name)
-        # moments of a whole array at once cost a tenth of row by row; only where every row is there at the end
+        # all rows at once cost a tenth of one by one; only where every row is there at the end
         self._moments_last = isinstance(self.sink, _Memory) and save.every == 1 and save.keeps("latent")
 
     def make(self, name: str, dims: Sequence[str] | None = None, shape: Sequence[int] | None = None) -> None:
@@ -202,7 +204,7 @@ class Recorder:
         for name, value in self.save.fn(step).items():
             values = np.asarray(as_numpy(value), np.float64)
             if name not in self._own:
-                known = ("step", *[d for d in ("sample", "channel", "y", "x")][: values.ndim])
+                known = ("step", *("sample", "channel", "y", "x")[: values.ndim])
                 fits = [self.sizes[d] for d in known[1:]] == list(values.shape)
                 if name in VARIABLES or name in self.coordinates or not fits or not str(name).isidentifier():
                     wanted = (
@@ -220,7 +222,7 @@ class Recorder:
 
     @contextmanager
     def guard(self) -> Iterator["Recorder"]:
-        """Whatever stops the run, what was recorded stays: in the store, or as ``exc.dataset``; the message says how."""
+        """Whatever stops the run, what was recorded stays, in the store or as ``exc.dataset``."""
         try:
             with torch.no_grad():
                 yield self
@@ -238,7 +240,7 @@ class Recorder:
             raise
 
     def finish(self, extra: Mapping[str, Any] | None = None, **attrs: Any) -> xr.Dataset:
-        """The Dataset: rows that were never reached are left out, `extra` arrays and final attributes come in."""
+        """The Dataset: unreached rows are left out, `extra` arrays and final attributes come in."""
         rows = slice(0, self.newest + 1)
         attrs = {**self.attrs, **plain(attrs)}
         if isinstance(self.sink, _Memory):

@@ -35,8 +35,9 @@ def relative(got: np.ndarray, want: np.ndarray) -> np.ndarray:
     return np.sqrt(np.square(got - want).sum(axes)) / np.maximum(np.sqrt(np.square(want).sum(axes)), 1e-300)
 
 
-def round_trip(model: Any, latent: Any, *, solver: Any = "euler", prompt: Any = None, negative: Any = None, cfg: float = 1.0,
-               truth: bool = True, seed: int = 0, progress: bool = True, **unsampling: Any) -> xr.Dataset:  # fmt: skip
+def round_trip(model: Any, latent: Any, *, solver: Any = "euler", prompt: Any = None, negative: Any = None,
+               cfg: float = 1.0, truth: bool = True, seed: int = 0, progress: bool = True,
+               **unsampling: Any) -> xr.Dataset:  # fmt: skip
     """An unsample and its replay: error, accuracy and cost as variables.
 
     Parameters
@@ -44,15 +45,18 @@ def round_trip(model: Any, latent: Any, *, solver: Any = "euler", prompt: Any = 
     model, latent, solver, prompt, negative, cfg, seed, progress
         As in ``tk.unsample``.
     truth : bool
-        Measure `accuracy` where the model is closed form: its ODE is solved to 1e-10, thousands of calls at high cfg.
+        Measure `accuracy` where the model is closed form: its ODE is solved to 1e-10, thousands of calls at
+        high cfg.
     **unsampling
-        Any other argument of ``tk.unsample``: inverse, via, schedule, steps, end_at_step, mask, sigmas, sigma_shift.
+        Any other argument of ``tk.unsample``: inverse, via, schedule, steps, end_at_step, mask, sigmas,
+        sigma_shift.
 
     Returns
     -------
     Dataset
-        (sample): `error`, `accuracy`, `aux_gap`, `std_ratio`; (direction: there, back): `calls`, `network_rows`; (sample, channel,
-        y, x): `given`, `top`, `returned`; the attributes are those of the unsample.
+        (sample): `error`, `accuracy`, `aux_gap`, `std_ratio`; (direction: there, back): `calls`,
+        `network_rows`; (sample, channel, y, x): `given`, `top`, `returned`; the attributes are those of the
+        unsample.
 
     Raises
     ------
@@ -65,13 +69,12 @@ def round_trip(model: Any, latent: Any, *, solver: Any = "euler", prompt: Any = 
     --------
     >>> import toolkit as tk
     >>> model = tk.load()
-    >>> trip = tk.round_trip(model, model.encode(tk.assets.digits()[0][0]), solver="obelm", prompt=0, steps=8, progress=False)
-    >>> bool(trip.error.max() < 1e-9)
-    True
+    >>> trip = tk.round_trip(model, model.encode(tk.assets.digits()[0][0]), solver="obelm", prompt=0, steps=8,
+    progress=False) >>> bool(trip.error.max() < 1e-9) True
     """
     if "save" in unsampling:
         raise TypeError(
-            "round_trip keeps no run of its own. Try: up = tk.unsample(..., save=save); tk.sample(model, start=up)"
+            "save: round_trip keeps no run. Try: up = tk.unsample(..., save=save); tk.sample(model, start=up)"
         )
     asked = {"prompt": prompt, "negative": negative, "cfg": cfg}
     up = unsample(

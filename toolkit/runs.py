@@ -1,4 +1,4 @@
-"""The runs of a solver: unsample and sample. Each checks its input, walks the loop, and returns a labelled Dataset."""
+"""The runs of a solver: unsample and sample. They check the input, walk the loop, return a Dataset."""
 
 import warnings
 from collections.abc import Iterable, Sequence
@@ -58,25 +58,28 @@ def _normal(latent: np.ndarray, mode: str) -> dict[str, Any]:
     return {"shift": (("sample", "channel"), shift), "scale": (("sample", "channel"), scale)}
 
 
-def unsample(model: Any, latent: Any, *, solver: str | Solver = "euler", inverse: str = "auto", via: str | Solver = "midpoint",
-             schedule: str = "normal", steps: int = 20, end_at_step: int = 0, prompt: Any = None, negative: Any = None,
-             cfg: float = 1.0, normalize: str = "off", mask: Any = None, sigmas: Sequence[float] | None = None,
-             sigma_shift: float = 0.0, seed: int = 0, save: Save = Save(), progress: bool = True) -> xr.Dataset:  # fmt: skip
+def unsample(model: Any, latent: Any, *, solver: str | Solver = "euler", inverse: str = "auto",
+             via: str | Solver = "midpoint", schedule: str = "normal", steps: int = 20, end_at_step: int = 0,
+             prompt: Any = None, negative: Any = None, cfg: float = 1.0, normalize: str = "off",
+             mask: Any = None, sigmas: Sequence[float] | None = None, sigma_shift: float = 0.0, seed: int = 0,
+             save: Save = Save(), progress: bool = True) -> xr.Dataset:  # fmt: skip
     """An image run backwards to its noise: one row a level, from clean to noise.
 
-    Row 0 is the given latent at sigma 0, row 1 the lowest positive level (``alpha*latent``), then upwards. The result
-    replays: ``tk.sample(model, start=run)`` returns the image, exactly where the inverse is exact.
+    Row 0 is the given latent at sigma 0, row 1 the lowest positive level (``alpha*latent``), then upwards.
+    The result replays: ``tk.sample(model, start=run)`` returns the image, exactly where the inverse is exact.
 
     Parameters
     ----------
     model : Model or Denoiser
-        ``tk.load()``, ``tk.GaussianMixture(...)``, ``tk.denoiser(fn)``, or anything with denoise, path, levels, channels.
+        ``tk.load()``, ``tk.GaussianMixture(...)``, ``tk.denoiser(fn)``, or anything with denoise, path,
+        levels, channels.
     latent : array (sample, channel, y, x), DataArray or PIL image
         In model space, floating, finite.
     solver : str or Solver
         What the image is to be sampled with again; one of ``tk.SOLVERS``.
     inverse : {"auto", "offsets", "algebraic", "reverse"}
-        How: see ``toolkit.inverse.INVERSES``. "auto" picks what is exact for the solver; the attributes say which.
+        How: see ``toolkit.inverse.INVERSES``. "auto" picks what is exact for the solver; the attributes say
+        which.
     via : str or Solver
         What climbs the ladder for offsets.
     schedule, steps : str, int
@@ -86,11 +89,13 @@ def unsample(model: Any, latent: Any, *, solver: str | Solver = "euler", inverse
     prompt, negative, cfg
         What the model conditions on, and the guidance scale; a list is one a sample.
     normalize : {"off", "global", "sample", "channel"}
-        Recorded as `shift` and `scale` of the last row; `latent` holds the raw states, ``tk.normalized`` applies it.
+        Recorded as `shift` and `scale` of the last row; `latent` holds the raw states, ``tk.normalized``
+        applies it.
     mask : array (y, x) or (sample, y, x), optional
         1 where the image is unsampled; where it is 0 the image stays as it is.
     sigmas : sequence of float, optional
-        A rising grid of your own in place of the schedule; it may start above 0, and row 0 is ``alpha*latent`` there.
+        A rising grid of your own in place of the schedule; it may start above 0, and row 0 is
+        ``alpha*latent`` there.
     sigma_shift : float
         Added to every level, 0 included, which is then no longer 0.
     seed : int
@@ -103,14 +108,14 @@ def unsample(model: Any, latent: Any, *, solver: str | Solver = "euler", inverse
     Returns
     -------
     Dataset
-        dims (step, sample, channel, y, x): `latent`, `denoised`, `nfe`, `rows`, `mean`, `std`, `shift`, `scale`, and what the
-        inverse needs: `offset` and `offset_norm`, or `aux` and `aux_gap`.
+        dims (step, sample, channel, y, x): `latent`, `denoised`, `nfe`, `rows`, `mean`, `std`, `shift`,
+        `scale`, and what the inverse needs: `offset` and `offset_norm`, or `aux` and `aux_gap`.
 
     Raises
     ------
     ValueError, TypeError
-        For bad input, before the first model call. FloatingPointError where a state is not finite; what was recorded
-        is ``exc.dataset``, or in the store.
+        For bad input, before the first model call. FloatingPointError where a state is not finite; what was
+        recorded is ``exc.dataset``, or in the store.
 
     Sources: offsets 2310.01506, O-BELM 2410.07273, reverse 2010.02502.
 
@@ -118,11 +123,9 @@ def unsample(model: Any, latent: Any, *, solver: str | Solver = "euler", inverse
     --------
     >>> import toolkit as tk
     >>> model = tk.load()
-    >>> run = tk.unsample(model, model.encode(tk.assets.digits()[0][0]), solver="obelm", prompt=0, steps=6, progress=False)
-    >>> run.attrs["inverse"], int(run.nfe[-1])
-    ('algebraic', 7)
+    >>> run = tk.unsample(model, model.encode(tk.assets.digits()[0][0]), solver="obelm", prompt=0, steps=6,
+    progress=False) >>> run.attrs["inverse"], int(run.nfe[-1]) ('algebraic', 7)
     """
-    call = "tk.unsample(model, latent"
     save, mode, chosen = checked_save(save), checked_mode(normalize), find_solver(solver)
     strategy, ladder = choose(chosen, inverse), climber(via)
     x = _stored(inputs.latent(model, latent), save.dtype)
@@ -131,7 +134,7 @@ def unsample(model: Any, latent: Any, *, solver: str | Solver = "euler", inverse
     denoiser = _denoiser(model, x, prompt, negative, cfg)
     if strategy == "reverse" and denoiser.cfg > GUIDED:
         warnings.warn(
-            f'inverse="reverse" does not return at cfg {denoiser.cfg:g} (above {GUIDED:g}): try inverse="auto"',
+            f'inverse="reverse" will not return at cfg {denoiser.cfg:g}; try inverse="auto"',
             stacklevel=2,
         )
     extra = {}
@@ -140,9 +143,10 @@ def unsample(model: Any, latent: Any, *, solver: str | Solver = "euler", inverse
         alpha = denoiser.path.alpha(levels[0])
         denoiser = Masked(denoiser, m, _stored(alpha * x, save.dtype) / alpha)
         extra["mask"] = as_numpy(m[:, 0])
-    attrs = provenance(denoiser, kind="unsample", **_options(chosen), inverse=strategy, via=_via(strategy, chosen, ladder),
-                       schedule=schedule, steps=len(levels) - 1, direction="up", cfg=float(cfg), prompt=prompt, negative=negative,
-                       seed=seed, normalize=mode, sigma_shift=float(sigma_shift), bottom="alpha * x")  # fmt: skip
+    attrs = provenance(denoiser, kind="unsample", **_options(chosen), inverse=strategy,
+                       via=_via(strategy, chosen, ladder), schedule=schedule, steps=len(levels) - 1,
+                       direction="up", cfg=float(cfg), prompt=prompt, negative=negative, seed=seed,
+                       normalize=mode, sigma_shift=float(sigma_shift), bottom="alpha * x")  # fmt: skip
     climbing = ladder if strategy == "offsets" else chosen
     names = {"offsets": ["offset", "offset_norm"], "algebraic": ["aux", "aux_gap"], "reverse": []}[strategy]
     with Recorder(save, denoiser, levels, x.shape, attrs, ["latent", "denoised", *names]).guard() as record:
@@ -189,8 +193,8 @@ def _via(strategy: str, chosen: Solver, ladder: Solver) -> str:
     return ladder.name if strategy == "offsets" else chosen.name
 
 
-def _climb(record: Recorder, denoiser: Any, solver: Solver, x: torch.Tensor, levels: list[float], progress: bool,
-           strategy: str) -> list[torch.Tensor]:  # fmt: skip
+def _climb(record: Recorder, denoiser: Any, solver: Solver, x: torch.Tensor, levels: list[float],
+           progress: bool, strategy: str) -> list[torch.Tensor]:  # fmt: skip
     """Upwards through all rows; returns the states, of which only the offsets need more than the last."""
     hop = levels[0] == 0
     if hop:
@@ -212,15 +216,15 @@ def _climb(record: Recorder, denoiser: Any, solver: Solver, x: torch.Tensor, lev
 
 
 def _gap(step: Any) -> torch.Tensor:
-    """How far `aux` is from one plain Euler step down from the row, with the slope at its lower end; relative, (sample,)."""
+    """Relative distance, (sample,), of `aux` from an Euler step down with the slope at its lower end."""
     s, t = step.span.s, step.span.t
     slope = (step.x - step.seen.x0) / s
     guess = step.x_next + (s - t) * slope
     return (step.x - guess).flatten(1).norm(dim=1) / step.x.flatten(1).norm(dim=1).clamp_min(1e-300)
 
 
-def _offsets(record: Recorder, denoiser: Any, solver: Solver, states: list[torch.Tensor], levels: list[float], seed: int,
-             progress: bool) -> None:  # fmt: skip
+def _offsets(record: Recorder, denoiser: Any, solver: Solver, states: list[torch.Tensor], levels: list[float],
+             seed: int, progress: bool) -> None:  # fmt: skip
     """The recording pass down the ladder; fills `offset`, and the counters and opinions that it adds."""
     top, bottom = len(levels) - 1, 1 if levels[0] == 0 else 0
     start = _stored(states[-1], record.dtype)
@@ -243,21 +247,24 @@ def _offsets(record: Recorder, denoiser: Any, solver: Solver, states: list[torch
     record.add_counts(calls.cumsum(), rows.cumsum())
 
 
-def sample(model: Any, start: Any = None, *, solver: str | Solver | None = None, schedule: str | None = None, steps: int | None = None,
-           start_at_step: int = 0, end_at_step: int | None = None, prompt: Any = None, negative: Any = None, cfg: float | None = None,
-           mask: Any = None, sigmas: Sequence[float] | None = None, noise: Any = None, add_noise: bool = True,
-           shape: Sequence[int] | None = None, seed: int = 0, save: Save = Save(), progress: bool = True) -> xr.Dataset:  # fmt: skip
+def sample(model: Any, start: Any = None, *, solver: str | Solver | None = None, schedule: str | None = None,
+           steps: int | None = None, start_at_step: int = 0, end_at_step: int | None = None,
+           prompt: Any = None, negative: Any = None, cfg: float | None = None, mask: Any = None,
+           sigmas: Sequence[float] | None = None, noise: Any = None, add_noise: bool = True,
+           shape: Sequence[int] | None = None, seed: int = 0, save: Save = Save(),
+           progress: bool = True) -> xr.Dataset:  # fmt: skip
     """From noise to an image, or the replay of an unsample: one row a level, falling.
 
     Parameters
     ----------
     model : Model or Denoiser
     start : Dataset of an unsample, array (sample, channel, y, x), DataArray or PIL image, optional
-        A Dataset is replayed: on its own grid downwards, with its solver, prompt, cfg and mask unless told otherwise;
-        the last hop undoes the first. An array is noised to the first level. None starts from noise alone.
+        A Dataset is replayed: on its own grid downwards, with its solver, prompt, cfg and mask unless told
+        otherwise; the last hop undoes the first. An array is noised to the first level. None starts from
+        noise alone.
     solver, schedule, steps, prompt, negative, cfg : optional
-        None is what the record says, else euler, normal, 20, no condition, 1.0. Another prompt or cfg on a replay is an
-        edit, and allowed; another grid, or another solver with recorded offsets, is an error.
+        None is what the record says, else euler, normal, 20, no condition, 1.0. Another prompt or cfg on a
+        replay is an edit, and allowed; another grid, or another solver with recorded offsets, is an error.
     start_at_step, end_at_step : int
         The part of the schedule to run.
     mask : array (y, x) or (sample, y, x), optional
@@ -283,8 +290,8 @@ def sample(model: Any, start: Any = None, *, solver: str | Solver | None = None,
     Raises
     ------
     ValueError, TypeError
-        For bad input, before the first model call. FloatingPointError where a state is not finite; what was recorded
-        is ``exc.dataset``, or in the store.
+        For bad input, before the first model call. FloatingPointError where a state is not finite; what was
+        recorded is ``exc.dataset``, or in the store.
 
     Examples
     --------
@@ -307,8 +314,8 @@ def sample(model: Any, start: Any = None, *, solver: str | Solver | None = None,
         asked = {"solver": solver, "schedule": schedule, "steps": steps, "sigmas": sigmas}
         plan = replay(start, model, asked, ignored, prompt, negative, cfg)
     else:
-        plan = fresh(model, start, solver, schedule, steps, start_at_step, end_at_step, prompt, negative, cfg, mask, sigmas,
-                      noise, add_noise, shape, seed)  # fmt: skip
+        plan = fresh(model, start, solver, schedule, steps, start_at_step, end_at_step, prompt, negative, cfg,
+                     mask, sigmas, noise, add_noise, shape, seed)  # fmt: skip
     denoiser = _denoiser(model, plan.x, plan.prompt, plan.negative, plan.cfg)
     extra = {}
     if plan.mask is not None:
@@ -319,8 +326,9 @@ def sample(model: Any, start: Any = None, *, solver: str | Solver | None = None,
         if plan.inverse
         else {"start": plan.kind}
     )
-    attrs = provenance(denoiser, kind="sample", **_options(plan.solver), **facts, schedule=plan.schedule, steps=len(plan.levels) - 1,
-                       direction="down", cfg=plan.cfg, prompt=plan.prompt, negative=plan.negative, seed=plan.seed)  # fmt: skip
+    attrs = provenance(denoiser, kind="sample", **_options(plan.solver), **facts, schedule=plan.schedule,
+                       steps=len(plan.levels) - 1, direction="down", cfg=plan.cfg, prompt=plan.prompt,
+                       negative=plan.negative, seed=plan.seed)  # fmt: skip
     with Recorder(save, denoiser, plan.levels, plan.x.shape, attrs).guard() as record:
         _descend(record, denoiser, plan, progress)
         return record.finish(extra, model_calls=denoiser.calls, network_rows=denoiser.rows)

@@ -49,7 +49,8 @@ class Table(Mapping):
         return f"{self.title} ({len(self)})\n" + "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        head, *body = self._rows()
+        head, *lines = self._rows()
         cells = "".join(f"<th>{escape(h)}</th>" for h in head)
-        rows = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in r) + "</tr>" for r in body)
-        return f"<table><caption>{escape(self.title)}</caption><thead><tr>{cells}</tr></thead><tbody>{rows}</tbody></table>"
+        rows = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in r) + "</tr>" for r in lines)
+        body = f"<thead><tr>{cells}</tr></thead><tbody>{rows}</tbody>"
+        return f"<table><caption>{escape(self.title)}</caption>{body}</table>"

@@ -1,4 +1,4 @@
-"""ComfyUI, node by node: each node's parameters, defaults and numbers, its quirks reproduced on purpose and named.
+"""ComfyUI, node by node: their parameters, defaults and numbers, quirks reproduced on purpose and named.
 
 What these nodes cannot do, ``tk.unsample``, ``tk.sample`` and ``tk.ladder`` do.
 """

@@ -32,12 +32,17 @@ def latent_in(model: Any, given: Any) -> Latent:
     if mask.ndim < 2 or 0 in mask.shape or not bool(torch.isfinite(mask).all()):
         raise bad("noise_mask", tuple(mask.shape), "finite, of shape (..., y, x)", line)
     if float(mask.min()) < 0 or float(mask.max()) > 1:
-        raise bad("noise_mask", f"values from {float(mask.min()):.4g} to {float(mask.max()):.4g}", "weights in 0..1", line)
+        raise bad(
+            "noise_mask",
+            f"values from {float(mask.min()):.4g} to {float(mask.max()):.4g}",
+            "weights in 0..1",
+            line,
+        )
     return Latent(samples, mask)
 
 
 def fit(mask: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """A mask of any shape as a list of 2-D ones, (mask, y, x): bilinear, corners not aligned, no antialiasing."""
+    """A mask of any shape as a list of 2-D ones, (mask, y, x): bilinear, no antialiasing."""
     flat = mask.reshape(-1, 1, *mask.shape[-2:])
     return torch.nn.functional.interpolate(flat, size=(height, width), mode="bilinear")[:, 0]
 

@@ -20,21 +20,23 @@ from .latents import Latent, cycled, fit, float32, latent_in
 SHIFT = np.float32(1e-4)  # the node adds it to every level, so that none is 0
 # the names that are finite when the node runs them upwards
 UPWARD = (
-    "euler", "heun", "dpm_2", "lms", "dpm_fast", "dpm_adaptive", "dpmpp_2m", "ipndm", "ipndm_v", "deis", "res_multistep",
-    "gradient_estimation",
+    "euler", "heun", "dpm_2", "lms", "dpm_fast", "dpm_adaptive", "dpmpp_2m", "ipndm", "ipndm_v", "deis",
+    "res_multistep", "gradient_estimation",
 )  # fmt: skip
 
 
-def unsampler(model: Any, steps: int = 20, end_at_step: int = 0, cfg: float = 1.0, sampler_name: str = "euler",
-              scheduler: str = "simple", normalize: str = "disable", positive: Any = None, negative: Any = None,
+def unsampler(model: Any, steps: int = 20, end_at_step: int = 0, cfg: float = 1.0,
+              sampler_name: str = "euler", scheduler: str = "simple", normalize: str = "disable",
+              positive: Any = None, negative: Any = None,
               latent_image: Any = None) -> xr.Dataset:  # fmt: skip
-    """ComfyUI_Noise's `Unsampler`, with its parameters, defaults and numbers; the last row is the node's output.
+    """ComfyUI_Noise's `Unsampler`, with its parameters and numbers; the last row is the node's output.
 
     Parameters
     ----------
     model : Model
     steps, end_at_step : int
-        1 to 10,000; the top `end_at_step` levels are left out (counted from the bottom, and clamped to steps - 1).
+        1 to 10,000; the top `end_at_step` levels are left out (counted from the bottom, and clamped to steps
+        - 1).
     cfg : float
         0 to 100.
     sampler_name, scheduler : str
@@ -70,7 +72,9 @@ def unsampler(model: Any, steps: int = 20, end_at_step: int = 0, cfg: float = 1.
     """
     levels, quirks = _grid(model, steps, end_at_step, sampler_name, scheduler)
     if normalize not in ("disable", "enable"):
-        raise unknown("normalize", normalize, ("disable", "enable"), 'tk.comfy.unsampler(model, normalize="{}")')
+        raise unknown(
+            "normalize", normalize, ("disable", "enable"), 'tk.comfy.unsampler(model, normalize="{}")'
+        )
     if not 0 <= inputs.number("cfg", cfg, "cfg=1.0") <= 100:
         raise bad("cfg", cfg, "a number from 0 to 100", "cfg=1.0")
     if latent_image is None:
@@ -87,9 +91,10 @@ def unsampler(model: Any, steps: int = 20, end_at_step: int = 0, cfg: float = 1.
         quirks.append("flow_over_alpha")
     if normalize == "enable":
         quirks += ["normalized_whole"] + ["normalized_vae_space"] * (model.latent_scale != 1.0)
-    attrs = provenance(denoiser, kind="unsample", solver=sampler_name, solver_options={}, inverse="reverse", via=sampler_name,
-                       schedule=scheduler, steps=steps, end_at_step=end_at_step, direction="up", cfg=float(cfg), prompt=positive,
-                       negative=negative, normalize=normalize, normalized="global" if normalize == "enable" else "off",
+    attrs = provenance(denoiser, kind="unsample", solver=sampler_name, solver_options={}, inverse="reverse",
+                       via=sampler_name, schedule=scheduler, steps=steps, end_at_step=end_at_step,
+                       direction="up", cfg=float(cfg), prompt=positive, negative=negative,
+                       normalize=normalize, normalized="global" if normalize == "enable" else "off",
                        node="Unsampler", quirks=quirks) | {"latent_space": "vae"}  # fmt: skip
     # 1 - sigma is rounded to float32 upstream, at the start and at the end alike
     low, high = (float(np.float32(1.0) - np.float32(s)) if flow else 1.0 for s in (levels[0], levels[-1]))
@@ -101,29 +106,41 @@ def unsampler(model: Any, steps: int = 20, end_at_step: int = 0, cfg: float = 1.
     return _out(run, high, model.latent_scale, normalize == "enable")
 
 
-def _grid(model: Any, steps: Any, end_at_step: Any, sampler: str, scheduler: str) -> tuple[list[float], list[str]]:
+def _grid(
+    model: Any, steps: Any, end_at_step: Any, sampler: str, scheduler: str
+) -> tuple[list[float], list[str]]:
     """Rising levels from 0.0001, and the quirks of the range."""
     call = "tk.comfy.unsampler(model"
     able = [n for n in UPWARD if n in SOLVERS]
     if sampler not in able:
-        why = " that runs upwards" if sampler not in SOLVERS else f" that runs upwards ({sampler} gives noise or NaN there)"
+        why = (
+            " that runs upwards"
+            if sampler not in SOLVERS
+            else f" that runs upwards ({sampler} gives noise or NaN there)"
+        )
         raise unknown("sampler_name", sampler, able, f'{call}, sampler_name="{{}}")', why)
     steps = inputs.whole("steps", steps, 1, 10_000, f"{call}, steps=20)")
     end = inputs.whole("end_at_step", end_at_step, 0, 10_000, f"{call}, end_at_step=0)")
     falling = schedule_sigmas(model.levels, scheduler, steps, sampler).astype(np.float32)
     kept = steps - min(end, steps - 1)
     rising = (falling[::-1] + SHIFT)[: kept + 1]
-    quirks = ["sigma_shift"] + ["end_from_bottom"] * (len(falling) - 1 != steps) + ["range_clamped"] * (end > steps - 1)
+    quirks = (
+        ["sigma_shift"]
+        + ["end_from_bottom"] * (len(falling) - 1 != steps)
+        + ["range_clamped"] * (end > steps - 1)
+    )
     return rising.astype(np.float64).tolist(), quirks
 
 
 def _masked(denoiser: Any, latent: Latent, quirks: list[str]) -> tuple[Masked, torch.Tensor]:
-    """The node fits the mask, and the sampling call fits it again: its channels are then taken for masks of the batch."""
+    """Fitted by the node, then again by the call: its channels are then taken for masks of the batch."""
     samples, channels, height, width = latent.samples.shape
     fitted = cycled(fit(latent.mask, height, width), samples)
     picked = fitted[[b // channels for b in range(samples)]][:, None]  # (sample, 1, y, x)
     rest = 1.0 - picked  # in float32, as upstream
-    quirks += ["mask_passed_on"] + ["mask_fitted_twice"] * (latent.mask.reshape(-1, *latent.mask.shape[-2:]).shape[0] > 1)
+    quirks += ["mask_passed_on"] + ["mask_fitted_twice"] * (
+        latent.mask.reshape(-1, *latent.mask.shape[-2:]).shape[0] > 1
+    )
     quirks += ["mask_complement_float32"] * bool(((picked > 0) & (picked < 1)).any())
     return Masked(denoiser, picked.double(), latent.samples, rest=rest.double()), picked
 

@@ -33,14 +33,14 @@ def load(source: Any = None, *, device: Any = None, dtype: Any = None, **options
     Returns
     -------
     Model
-        With ``encode(image) -> (sample, channel, y, x)`` in model space, ``decode(latent) -> (sample, y, x, rgb)`` in 0..1,
-        ``path``, ``levels``, ``channels``, ``shape``.
+        With ``encode(image) -> (sample, channel, y, x)`` in model space, ``decode(latent) -> (sample, y, x,
+        rgb)`` in 0..1, ``path``, ``levels``, ``channels``, ``shape``.
 
     Raises
     ------
     ValueError, TypeError
-        For a source that is no pipeline, and for a family that is not supported. OSError with the hub's reason where a
-        repository cannot be had.
+        For a source that is no pipeline, and for a family that is not supported. OSError with the hub's
+        reason where a repository cannot be had.
 
     Examples
     --------
@@ -55,14 +55,26 @@ def load(source: Any = None, *, device: Any = None, dtype: Any = None, **options
         raise bad("device", device, "there is no CUDA device here", 'tk.load(device="cpu")')
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise bad("dtype", dtype, "a floating torch dtype", "tk.load(dtype=torch.float32)", TypeError)
-    name = "digits" if source is None else str(source) if isinstance(source, (str, PathLike)) else type(source).__name__
+    name = (
+        "digits"
+        if source is None
+        else str(source)
+        if isinstance(source, (str, PathLike))
+        else type(source).__name__
+    )
     if source is None or isinstance(source, (str, PathLike)):
         pipe = _read(DIGITS if source in (None, "digits") else source, dtype or torch.float32, options, line)
     else:
         pipe = source
     family = type(pipe).__name__
     if family not in FAMILIES:
-        raise bad("source", family, f"not a pipeline this version runs; there are {', '.join(FAMILIES)}", line, TypeError)
+        raise bad(
+            "source",
+            family,
+            f"not a pipeline this version runs; there are {', '.join(FAMILIES)}",
+            line,
+            TypeError,
+        )
     if source is not None and not isinstance(source, (str, PathLike)) and dtype is not None:
         pipe.to(dtype=dtype)
     if device is not None:
@@ -78,10 +90,14 @@ def _read(source: str | PathLike[str], dtype: Any, options: dict[str, Any], line
     if folder.exists():
         index = folder / "model_index.json"
         if not index.is_file():
-            raise bad("source", str(source), "this folder holds no model_index.json of a diffusers pipeline", line)
+            raise bad(
+                "source", str(source), "this folder holds no model_index.json of a diffusers pipeline", line
+            )
         family = json.loads(index.read_text()).get("_class_name")
         if family not in FAMILIES:
-            raise bad("source", family, f"not a pipeline this version runs; there are {', '.join(FAMILIES)}", line)
+            raise bad(
+                "source", family, f"not a pipeline this version runs; there are {', '.join(FAMILIES)}", line
+            )
         options = {"local_files_only": True, **options}
     elif len(folder.parts) != 2 or str(source).startswith((".", "/", "~")):
         raise bad("source", str(source), "neither a folder that exists nor a hub id owner/name", line)

@@ -1,4 +1,4 @@
-"""DiT: class-conditional transformers over the latents of a VAE (2212.09748), ours of the digits among them."""
+"""DiT: class-conditional transformers over the latents of a VAE (2212.09748), our digits among them."""
 
 import hashlib
 from typing import Any
@@ -29,9 +29,13 @@ class DiT(Model):
         self.channels = config.in_channels
         self.shape = (config.in_channels, config.sample_size, config.sample_size)
         self.classes = config.num_embeds_ada_norm  # the label after the last one is the null class
-        self.labels = {str(text): int(k) for k, text in dict(getattr(pipe.config, "id2label", None) or {}).items()}
+        self.labels = {
+            str(text): int(k) for k, text in dict(getattr(pipe.config, "id2label", None) or {}).items()
+        }
         self.prediction = PREDICTION[scheduler.prediction_type]
-        self.levels = Levels.from_betas(_betas(pipe.scheduler), zero_snr=bool(scheduler.get("rescale_betas_zero_snr", False)))
+        self.levels = Levels.from_betas(
+            _betas(pipe.scheduler), zero_snr=bool(scheduler.get("rescale_betas_zero_snr", False))
+        )
         self.latent_scale = self.vae.config.scaling_factor
         self.fingerprint = fingerprint(self.network, self.vae)
 
@@ -41,7 +45,11 @@ class DiT(Model):
         return self.network.device
 
     def facts(self) -> dict[str, Any]:
-        return {**super().facts(), "classes": self.classes, "dtype": str(self.network.dtype).removeprefix("torch.")}
+        return {
+            **super().facts(),
+            "classes": self.classes,
+            "dtype": str(self.network.dtype).removeprefix("torch."),
+        }
 
     def conditions(self, prompt: Any, samples: int) -> list[int]:
         """Class labels, one a sample; None is the null class, text is looked up in the pipeline's labels."""
@@ -54,7 +62,11 @@ class DiT(Model):
             if prompt not in self.labels:
                 raise unknown("prompt", prompt, self.labels, 'prompt="{}"')
             return self.labels[prompt]
-        if isinstance(prompt, bool) or not isinstance(prompt, (int, np.integer)) or not 0 <= prompt < self.classes:
+        if (
+            isinstance(prompt, bool)
+            or not isinstance(prompt, (int, np.integer))
+            or not 0 <= prompt < self.classes
+        ):
             raise bad("prompt", prompt, f"a class label from 0 to {self.classes - 1}", "prompt=3")
         return int(prompt)
 
@@ -73,7 +85,8 @@ class DiT(Model):
 
         Parameters
         ----------
-        image : PIL image, or array (y, x), (y, x, rgb), (sample, y, x) or (sample, y, x, rgb); a list of either
+        image : PIL image, or array (y, x), (y, x, rgb), (sample, y, x) or (sample, y, x, rgb); a list of
+        either
             uint8, or floating in 0..1; of the size that the model decodes to.
 
         Returns
@@ -89,7 +102,9 @@ class DiT(Model):
         size = self.shape[-1] * 2 ** (len(self.vae.config.block_out_channels) - 1)
         if pixels.shape[-2:] != (size, size):
             shape = tuple(pixels.shape[-2:])
-            raise bad("image", shape, f"this model takes {size} x {size} pixels", f"image.resize(({size}, {size}))")
+            raise bad(
+                "image", shape, f"this model takes {size} x {size} pixels", f"image.resize(({size}, {size}))"
+            )
         pixels = torch.from_numpy(2.0 * pixels - 1.0).to(self.vae.device, self.vae.dtype)
         with torch.no_grad():
             return self.vae.encode(pixels).latent_dist.mode().double() * self.latent_scale
@@ -112,7 +127,7 @@ def adapt(pipe: Any, name: str) -> DiT:
 
 
 def _betas(scheduler: Any) -> np.ndarray:
-    """The scheduler's betas, as trained; before any rescaling to zero terminal SNR, which `Levels` does itself."""
+    """The scheduler's betas before any rescaling to zero terminal SNR, which `Levels` does itself."""
     config = scheduler.config
     if config.get("rescale_betas_zero_snr", False):
         scheduler = type(scheduler).from_config(config, rescale_betas_zero_snr=False)
@@ -146,10 +161,16 @@ def _pixels(image: Any, channels: int) -> np.ndarray:
         raise bad("image", str(image.dtype), "uint8, or floats in 0..1", line)
     if image.ndim in (3, 4) and image.shape[-1] in (1, 3):
         image = image[None] if image.ndim == 3 else image
-        image = image.mean(-1, keepdims=True) if channels == 1 else np.broadcast_to(image, (*image.shape[:3], channels))
+        image = (
+            image.mean(-1, keepdims=True)
+            if channels == 1
+            else np.broadcast_to(image, (*image.shape[:3], channels))
+        )
     elif image.ndim in (2, 3):
         image = image[None] if image.ndim == 2 else image
         image = np.repeat(image[..., None], channels, axis=-1)
     else:
-        raise bad("image", image.shape, "of shape (y, x), (y, x, rgb), (sample, y, x) or (sample, y, x, rgb)", line)
+        raise bad(
+            "image", image.shape, "of shape (y, x), (y, x, rgb), (sample, y, x) or (sample, y, x, rgb)", line
+        )
     return np.ascontiguousarray(image.transpose(0, 3, 1, 2), np.float32)

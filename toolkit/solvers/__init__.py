@@ -61,7 +61,7 @@ def solver(name: str | Solver, **options: Any) -> Solver:
     tk.solver('euler_ancestral', eta=0.5)
     """
     row = name if isinstance(name, Solver) else SOLVERS[name]
-    known = [p for p in inspect.signature(row.function).parameters][5:]
+    known = list(inspect.signature(row.function).parameters)[5:]
     for option, value in options.items():
         if option not in known:
             if not known:

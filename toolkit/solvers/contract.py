@@ -1,20 +1,22 @@
-"""The contract: a solver is one function of what it is handed, and its only memory is data in the caller's hand.
+"""The contract: a solver is a function of what it is handed, its only memory is data in the caller's hand.
 
     step(model, x, span, past, noise) -> (x_next, Eval)
 
 `model` is a Denoiser: ``model.denoise(x, sigma).x0`` is what it sees at noise level sigma, ``model.path`` and
-``model.levels`` what it is. `x` is the state at ``span.s``; the step returns the state at ``span.t``, up or down.
-`past` is a tuple of the last few Evals, newest first, as many as the solver's table row asks for. `noise(sigma,
-sigma_next)` gives unit noise, once a draw, in the order in which the formula needs it.
+``model.levels`` what it is. `x` is the state at ``span.s``; the step returns the state at ``span.t``, up or
+down. `past` is a tuple of the last few Evals, newest first, as many as the solver's table row asks for.
+`noise(sigma, sigma_next)` gives unit noise, once a draw, in the order in which the formula needs it.
 
-Why this shape: compositing regions without losing a multistep solver's history, inverting exactly, streaming every
-step to disk and resuming after a crash are one demand: the memory is data. Rules for authors:
+Why this shape: compositing regions without losing a multistep solver's history, inverting exactly, streaming
+every step to disk and resuming after a crash are one demand: the memory is data. Rules for authors:
 
-- Start from the `x` you are handed, never from one you remember: somebody may have moved it. A remembered x0 may be
-  trusted. (The reversible solvers need a remembered x: they are refused where states are moved between steps.)
-- Scalars are Python floats. On VE and FLOW alike the slope is dx/dsigma = (x - D)/sigma, so most formulas need no path.
-- At t = 0 return D, unless the formula says otherwise, and draw no noise.
-- ``span.levels`` is always the whole grid: weights that look at it stay right after a resume.
+- Start from the `x` you are handed, never from one you remember: somebody may have moved it. A remembered x0
+may be
+  trusted. (The reversible solvers need a remembered x: they are refused where states are moved between
+  steps.)
+- Scalars are Python floats. On VE and FLOW alike the slope is dx/dsigma = (x - D)/sigma, so most formulas
+need no path. - At t = 0 return D, unless the formula says otherwise, and draw no noise. - ``span.levels`` is
+always the whole grid: weights that look at it stay right after a resume.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,8 +27,8 @@ from typing import Any, NamedTuple
 class Eval(NamedTuple):
     """What one step saw: the sigma used, the state handed in, the denoiser's x0 there.
 
-    `aux` is for the solver itself, `calls` counts the model calls of the step, `info` is for the record (offsets,
-    weights): no solver reads it.
+    `aux` is for the solver itself, `calls` counts the model calls of the step, `info` is for the record
+    (offsets, weights): no solver reads it.
     """
 
     sigma: float
@@ -57,7 +59,7 @@ class Span(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One hop as the loop yields it: `x` at ``span.s``, `x_next` at ``span.t``, the Eval seen, and the past to go on from."""
+    """One hop as the loop yields it: `x` at ``span.s``, `x_next` at ``span.t``, the Eval, the new past."""
 
     span: Span
     x: Any
@@ -106,7 +108,8 @@ class Solver:
         return f"tk.solver({self.name!r}{options})"
 
     def _repr_html_(self) -> str:
-        rows = {"order": self.order, "calls a step": self.calls, "memory": self.memory, "stochastic": self.stochastic,
-                "runs upwards": self.upward, "reversible": self.reversible, "options": dict(self.options), "source": self.source}  # fmt: skip
+        rows = {"order": self.order, "calls a step": self.calls, "memory": self.memory,
+                "stochastic": self.stochastic, "runs upwards": self.upward, "reversible": self.reversible,
+                "options": dict(self.options), "source": self.source}  # fmt: skip
         cells = "".join(f"<tr><th>{k}</th><td>{v}</td></tr>" for k, v in rows.items())
         return f"<table><caption>{self.name}</caption>{cells}</table>"

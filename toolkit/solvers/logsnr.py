@@ -12,7 +12,8 @@ def dpmpp_2m(model, x, span, past, noise):
 
     D~ = D + (D - D_-1)/(2 q), q = log(sigma_-1/s)/log(s/t);  y = (t/s) x + (1 - t/s) D~
 
-    The clock is -log sigma on both paths, as in ComfyUI; on FLOW the paper's is half log-SNR, another method of this order.
+    The clock is -log sigma on both paths, as in ComfyUI; on FLOW the paper's is half log-SNR, another method
+    of this order.
     """
     s, t = span.s, span.t
     D = model.denoise(x, s).x0

@@ -26,7 +26,8 @@ def lagrange_integrals(nodes: list[float], s: float, t: float) -> list[float]:
 def lms(model, x, span, past, noise):
     """Adams-Bashforth with variable steps: order 4 (2 from a cold start), 1 call, memory 3. k-diffusion.
 
-    y = x + sum_j d_-j c_j, c_j = integral from s to t of L_j, the Lagrange basis on the nodes s, sigma_-1, ...
+    y = x + sum_j d_-j c_j, c_j = integral from s to t of L_j, the Lagrange basis on the nodes s, sigma_-1,
+    ...
     """
     s, t = span.s, span.t
     D = model.denoise(x, s).x0

@@ -1,4 +1,4 @@
-"""One-step solvers: no memory. D is the denoised at (x, s), d = (x - D)/s the slope dx/dsigma, on VE and FLOW alike."""
+"""One-step solvers: no memory. D is the denoised at (x, s), d = (x - D)/s the slope, on VE and FLOW alike."""
 
 import torch
 
@@ -6,7 +6,7 @@ from .contract import Eval
 
 
 def euler(model, x, span, past, noise):
-    """Euler: order 1, 1 call, no memory. 2206.00364 alg. 1 without its correction; DDIM, 2010.02502, in these variables.
+    """Euler: order 1, 1 call, no memory. 2206.00364 alg. 1 uncorrected; DDIM, 2010.02502, in these variables.
 
     y = x + (t - s) d = (t/s) x + (1 - t/s) D
     """

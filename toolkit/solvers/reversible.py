@@ -1,6 +1,7 @@
 """Solvers with an algebraic inverse: a step up after a step down is the identity, to rounding.
 
-They need a remembered x, the one exception to the contract's first rule: between steps nobody may move the state.
+They need a remembered x, the one exception to the contract's first rule: between steps nobody may move the
+state.
 """
 
 from ..errors import bad, unknown
@@ -15,8 +16,9 @@ def obelm(model, x, span, past, noise, bootstrap: str = "midpoint"):
 
     h = t - s, h_ = s - sigma_-1, r = (h/h_)^2;  y = r x_-1 + (1 - r) x + (h (h + h_)/h_) d
 
-    Solved for x_-1 this is the same equation with s -> sigma_-1 and sigma_-1 -> t, so the step up is this very function.
-    The first step, without a past, is a `bootstrap` step; any will do, since the pair of states is what is kept.
+    Solved for x_-1 this is the same equation with s -> sigma_-1 and sigma_-1 -> t, so the step up is this
+    very function. The first step, without a past, is a `bootstrap` step; any will do, since the pair of
+    states is what is kept.
     """
     s, t = span.s, span.t
     if not past:
