@@ -12,6 +12,7 @@ from . import inputs
 from .dataset import LATENT
 from .denoisers import guide
 from .errors import bad
+from .inputs import plain
 from .inverse import Replaying
 from .noise import Keyed
 from .solvers import Solver
@@ -81,7 +82,9 @@ def replay(
                 negative=facts["negative"] if negative is None else negative,
                 cfg=facts["cfg"] if cfg is None else cfg, seed=facts["seed"], schedule=facts["schedule"],
                 inverse=inverse if same else "reverse", )  # fmt: skip
-    plan.edited = [n for n in ("prompt", "negative", "cfg") if getattr(plan, n) != facts[n]] + (
+    plan.edited = [n for n in ("prompt", "negative", "cfg") if plain(getattr(plan, n)) != facts[n]]
+    plan.edited += [] if facts["fingerprint"] == getattr(model, "fingerprint", None) else ["model"]
+    plan.edited += (
         [] if same else ["solver"]
     )
     plan.hop = levels[-1] == 0 and plan.inverse != "reverse"

@@ -29,9 +29,7 @@ class DiT(Model):
         self.channels = config.in_channels
         self.shape = (config.in_channels, config.sample_size, config.sample_size)
         self.classes = config.num_embeds_ada_norm  # the label after the last one is the null class
-        self.labels = {
-            str(text): int(k) for k, text in dict(getattr(pipe.config, "id2label", None) or {}).items()
-        }
+        self.labels = dict(getattr(pipe, "labels", {}))  # text -> class, from the pipeline's id2label
         self.prediction = PREDICTION[scheduler.prediction_type]
         self.levels = Levels.from_betas(
             _betas(pipe.scheduler), zero_snr=bool(scheduler.get("rescale_betas_zero_snr", False))

@@ -1,0 +1,50 @@
+"""What several tests need: the reference mixture on both paths, and its images."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import toolkit as tk
+
+DATA = Path(__file__).parent / "data"
+PATHS = {"VE": tk.VE, "FLOW": tk.FLOW}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Bits that do not depend on how many cores the machine has."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def reference() -> dict[str, np.ndarray]:
+    """The closed-form mixture that the reference numbers were measured on (`data/README.md`)."""
+    with np.load(DATA / "mixture.npz") as data:
+        return dict(data)
+
+
+@pytest.fixture(scope="session", params=["VE", "FLOW"])
+def mixture(request, reference) -> tk.GaussianMixture:
+    """The reference mixture, five conditions of three components, on each path."""
+    return tk.GaussianMixture(
+        reference["mix_means"],
+        float(reference["mix_within_std"]),
+        reference["mix_weights"],
+        PATHS[request.param],
+    )
+
+
+@pytest.fixture(scope="session")
+def images(reference) -> dict[str, torch.Tensor]:
+    """Two images the mixture would draw, and two it would not."""
+    inside = torch.from_numpy(reference["image_batch2_f64"])
+    rough = torch.randn(inside.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    return {"in": inside, "off": inside + 0.5 * rough}
+
+
+@pytest.fixture(scope="session")
+def digits_model():
+    """The embedded pipeline, loaded once."""
+    return tk.load()

@@ -1,0 +1,144 @@
+"""ComfyUI's nodes: their numbers, and their quirks by name."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from conftest import DATA
+
+import toolkit as tk
+
+with np.load(DATA / "unsample.npz") as _data:
+    REFERENCE = dict(_data)
+KEY = re.compile(
+    r"(?P<kind>eps|flow)(?P<batch>_batch2)?__(?P<sampler>\w+?)__(?P<sch>[a-z_]+?)__s(?P<s>\d+)__end(?P<end>\d+)__cfg(?P<cfg>[\d.]+)"
+    r"__norm(?P<norm>\d)__mask(?P<mask>\d)__out_f64run$"
+)
+CASES = [key for key in REFERENCE if key.endswith("out_f64run")]
+
+
+@pytest.fixture(scope="module")
+def models(reference):
+    return {
+        kind: tk.GaussianMixture(
+            reference["mix_means"], float(reference["mix_within_std"]), reference["mix_weights"], path
+        )
+        for kind, path in (("eps", tk.VE), ("flow", tk.FLOW))
+    }
+
+
+def case(key):
+    """The node's parameters of a reference key."""
+    m = KEY.match(key)
+    assert m, f"a key that is not understood: {key}"
+    image = REFERENCE["image_batch2" if m["batch"] else "image"]
+    latent = {"samples": torch.from_numpy(image).double()}
+    if m["mask"] == "1":
+        latent["noise_mask"] = torch.from_numpy(REFERENCE["noise_mask_image_res"])
+    return m["kind"], {
+        "steps": int(m["s"]),
+        "end_at_step": int(m["end"]),
+        "cfg": float(m["cfg"]),
+        "sampler_name": m["sampler"],
+        "scheduler": m["sch"],
+        "normalize": "enable" if m["norm"] == "1" else "disable",
+        "positive": 0,
+        "negative": 1,
+        "latent_image": latent,
+    }
+
+
+@pytest.mark.parametrize("key", CASES)
+def test_the_unsampler_meets_the_reference(models, key):
+    kind, asked = case(key)
+    got = tk.comfy.unsampler(models[kind], **asked).latent[-1].values
+    want = REFERENCE[key].astype(np.float64)
+    masked = "noise_mask" in asked["latent_image"]
+    # upstream's step is float32, and a mask multiplies its rounding by sigma_last/1e-4
+    assert np.linalg.norm(got - want) / np.linalg.norm(want) < (3e-3 if masked else 2e-4)
+
+
+def test_the_reference_covers_masks_batches_normalising_and_both_paths():
+    found = [KEY.match(k).groupdict() for k in CASES if KEY.match(k)]
+    for part, values in {
+        "kind": {"eps", "flow"},
+        "norm": {"0", "1"},
+        "mask": {"0", "1"},
+        "end": {"0", "5"},
+    }.items():
+        assert values <= {f[part] for f in found}, part
+    assert any(f["batch"] for f in found)
+
+
+def node(model, images, **asked):
+    return tk.comfy.unsampler(
+        model, latent_image={"samples": images["in"], **asked.pop("extra", {})}, positive=0, **asked
+    )
+
+
+def test_quirks_are_named_when_they_hold(models, images):
+    flow = models["flow"]
+    assert node(models["eps"], images).attrs["quirks"] == ["sigma_shift"]
+    assert "flow_over_alpha" in node(flow, images).attrs["quirks"]
+    assert "range_clamped" in node(models["eps"], images, end_at_step=99).attrs["quirks"]
+    assert "normalized_whole" in node(models["eps"], images, normalize="enable").attrs["quirks"]
+    assert "end_from_bottom" in node(models["eps"], images, scheduler="beta", steps=200).attrs["quirks"]
+    masks = torch.zeros(2, 16, 16)
+    masks[0, :8], masks[1, 8:] = 0.5, 1.0
+    quirks = node(models["eps"], images, extra={"noise_mask": masks}).attrs["quirks"]
+    assert {"mask_passed_on", "mask_fitted_twice", "mask_complement_float32"} <= set(quirks)
+
+
+def test_a_flow_model_comes_out_multiplied_by_minus_ten_thousand(models, images):
+    run = node(models["flow"], images)
+    state = run.latent[-1].values * (1.0 - 1.0001)
+    plain = tk.unsample(
+        models["flow"],
+        images["in"],
+        inverse="reverse",
+        schedule="simple",
+        sigma_shift=1e-4,
+        prompt=0,
+        progress=False,
+    )
+    assert np.linalg.norm(state - plain.latent[-1].values) / np.linalg.norm(state) < 1e-3
+    assert abs(run.latent[-1].values).max() > 1e4
+
+
+def test_several_masks_all_go_to_the_first_samples(models, images):
+    """Fitted twice: sample b takes mask floor(b / channels), so a batch of two sees the first mask only."""
+    masks = torch.zeros(2, 16, 16)
+    masks[0, :8], masks[1, 8:] = 1.0, 1.0
+    run = node(models["eps"], images, extra={"noise_mask": masks}, steps=4)
+    np.testing.assert_array_equal(run.mask.values, np.stack([masks[0].numpy()] * 2))
+    np.testing.assert_allclose(run.latent[-1].values[1, :, 12:], images["in"][1, :, 12:], atol=1e-5)
+
+
+def test_rows_are_in_the_space_of_the_vae(reference, images):
+    model = tk.GaussianMixture(
+        reference["mix_means"], float(reference["mix_within_std"]), reference["mix_weights"]
+    )
+    plain = node(model, images, steps=5)
+    model.latent_scale = 0.18215
+    scaled = tk.comfy.unsampler(model, steps=5, positive=0, latent_image=images["in"] / 0.18215)
+    np.testing.assert_allclose(scaled.latent.values * 0.18215, plain.latent.values, rtol=1e-6, atol=1e-7)
+    assert scaled.attrs["latent_space"] == "vae"
+    normal = tk.comfy.unsampler(
+        model, steps=5, positive=0, normalize="enable", latent_image=images["in"] / 0.18215
+    )
+    assert normal.latent[-1].values.std(ddof=1) == pytest.approx(1.0, abs=1e-6)
+    assert "normalized_vae_space" in normal.attrs["quirks"]
+
+
+def test_the_input_is_left_alone(models, images):
+    given = {"samples": images["in"].clone(), "noise_mask": torch.ones(16, 16)}
+    tk.comfy.unsampler(models["eps"], steps=2, positive=0, latent_image=given)
+    assert torch.equal(given["samples"], images["in"])
+    assert sorted(given) == ["noise_mask", "samples"]
+
+
+@pytest.mark.parametrize("name", ["euler_ancestral", "ddim", "uni_pc", "midpoint", "obelm", "elur"])
+def test_samplers_that_do_not_run_upwards_are_refused_with_the_reason(models, images, name):
+    with pytest.raises(ValueError, match=r"sampler_name=.*runs upwards.*Try: tk\.comfy\.unsampler"):
+        node(models["eps"], images, sampler_name=name)

@@ -1,0 +1,83 @@
+"""Each notebook through papermill, with other parameters than its own; and how the stored ones must look."""
+
+import json
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import papermill
+import pytest
+from PIL import Image
+
+import toolkit as tk
+
+NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+LONGEST = 40  # lines: no cell is longer than a screen
+MOST = 1_500_000  # bytes
+
+
+def execute(name: str, folder: Path, **parameters) -> Path:
+    """Run a notebook in an empty folder of its own; returns where its files are."""
+    (source,) = [path for path in NOTEBOOKS if path.stem == name]
+    made, away = folder / "made", folder / "elsewhere"
+    away.mkdir()
+    parameters |= {"out_dir": str(made)}
+    run = papermill.execute_notebook(
+        source, folder / source.name, parameters, kernel_name="python3", progress_bar=False, cwd=away
+    )
+    told = [
+        o for cell in run.cells if cell.cell_type == "code" for o in cell.outputs if o.get("name") == "stderr"
+    ]
+    assert not told, "a notebook says nothing on stderr"
+    assert not list(away.iterdir()), "nothing is left beside out_dir"
+    return made
+
+
+def test_unsample_with_another_digit(tmp_path: Path):
+    made = execute("01_unsample", tmp_path, digit=7, which=1, steps=8, guidance=3.0)
+    results = json.loads((made / "results.json").read_text("utf-8"))
+    assert (results["digit"], results["which"], results["steps"]) == (7, 1, 8)
+    assert [(row["solver"], row["inverse"], row["cfg"]) for row in results["runs"]] == [
+        ("euler", "reverse", 1.0),
+        ("dpmpp_2m", "reverse", 1.0),
+        ("obelm", "algebraic", 1.0),
+        ("euler", "reverse", 3.0),
+        ("dpmpp_2m", "reverse", 3.0),
+        ("euler", "offsets", 3.0),
+        ("obelm", "algebraic", 3.0),
+    ]
+    for row in results["runs"]:
+        assert row["calls"] > 0 and row["seconds"] >= 0
+        assert row["error"] > 1e-3 if row["inverse"] == "reverse" else row["error"] <= 1e-9
+
+    run = tk.open(made / "unsample.zarr")
+    assert (run.attrs["solver"], run.attrs["prompt"], run.sizes["step"]) == ("obelm", 7, 9)
+    assert np.isfinite(run.latent.values).all()
+    page = (made / "unsample.html").read_text("utf-8")
+    assert "Content-Security-Policy" in page and "https://" not in page
+    with Image.open(made / "strip.png") as strip:
+        assert strip.width > 3 * strip.height
+
+
+def test_noise_ladder_with_other_images(tmp_path: Path):
+    made = execute("02_noise_ladder", tmp_path, samples=12, steps=9, channel=2, seed=5)
+    assert sorted(path.name for path in made.iterdir()) == ["independent.zarr", "ladder.html", "shared.zarr"]
+    for coupling in ("independent", "shared"):
+        ladder = tk.open(made / f"{coupling}.zarr")
+        assert (ladder.attrs["coupling"], ladder.attrs["seed"]) == (coupling, 5)
+        assert dict(ladder.sizes) == {"step": 10, "sample": 12, "channel": 4, "y": 8, "x": 8}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_stored_notebook_is_fit_to_be_read_and_compared(path: Path):
+    notebook = nbformat.read(path, 4)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert path.stat().st_size < MOST
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert not {"widgets", "papermill"} & notebook.metadata.keys()
+    assert sum("parameters" in cell.metadata.get("tags", []) for cell in cells) == 1
+    assert max(len(cell.source.splitlines()) for cell in notebook.cells) <= LONGEST
+    assert all(cell.execution_count for cell in cells), "stored with its outputs, which nbval compares"
+    assert not [
+        o for cell in cells for o in cell.outputs if o.get("name") == "stderr" or o.output_type == "error"
+    ]
