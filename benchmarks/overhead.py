@@ -2,14 +2,15 @@
 
     python benchmarks/overhead.py [--repeats 7] [--check]
 
-The model returns 0.5*x on a state of (1, 4, 32, 32) in float64, on one thread. A run of `tk.sample` records every row in
-memory; the cost of a step is the slope between a short and a long run, so that what a run costs once (reading its
-arguments, labelling its Dataset) is not in it, less the model's own calls. The bare loop is Euler's formula and
-nothing else: no record, no history, no check; its model call is taken off as well. `--check` exits with 1 where a
-solver is over its limit.
+The model returns 0.5*x on a state of (1, 4, 32, 32) in float64, on one thread. A run of `tk.sample` records
+every row in memory; the cost of a step is the slope between a short and a long run, so that what a run costs
+once (reading its arguments, labelling its Dataset) is not in it, less the model's own calls. The bare loop is
+Euler's formula and nothing else: no record, no history, no check; its model call is taken off as well.
+`--check` exits with 1 where a solver is over its limit.
 """
 
 import argparse
+import itertools
 import sys
 import time
 
@@ -39,7 +40,7 @@ def seconds_a_step(run, repeats: int) -> float:
 def bare(x: torch.Tensor, steps: int) -> torch.Tensor:
     """Euler's formula in a loop."""
     sigmas = np.geomspace(14.6, 0.03, steps + 1).tolist()
-    for s, t in zip(sigmas, sigmas[1:], strict=False):
+    for s, t in itertools.pairwise(sigmas):
         denoised = 0.5 * x
         x = x + (t - s) * ((x - denoised) / s)
     return x

@@ -309,8 +309,10 @@ def open(path: str | PathLike[str]) -> xr.Dataset:
     --------
     >>> import tempfile, toolkit as tk
     >>> folder = tempfile.mkdtemp()
-    >>> run = tk.sample(tk.load(), prompt=3, steps=2, save=tk.Save(store=folder + "/run.zarr"),
-    progress=False) >>> tk.open(folder + "/run.zarr").identical(run) True
+    >>> save = tk.Save(store=folder + "/run.zarr")
+    >>> run = tk.sample(tk.load(), prompt=3, steps=2, save=save, progress=False)
+    >>> tk.open(folder + "/run.zarr").identical(run)
+    True
     """
     folder = FilePath(path)
     line = 'tk.sample(model, save=tk.Save(store="run.zarr")), then tk.open("run.zarr")'
@@ -326,4 +328,8 @@ def open(path: str | PathLike[str]) -> xr.Dataset:
         raise bad("path", str(path), "a Zarr store, but not of a run of this package", line)
     ds = ds.set_coords([name for name in COORDINATES if name in ds])
     kept = int(np.flatnonzero(ds.written.values).max(initial=-1)) + 1
-    return ds.drop_vars("written").isel(step=slice(0, kept))
+    ds = ds.drop_vars("written").isel(step=slice(0, kept))
+    order = [*COORDINATES, *VARIABLES]  # a store lists its arrays by chance; people read them by meaning
+    names = sorted(ds.variables, key=lambda n: order.index(n) if n in order else len(order))
+    return xr.Dataset({n: ds[n].variable for n in names if n in ds.data_vars},
+                      {n: ds[n].variable for n in names if n in ds.coords}, ds.attrs)  # fmt: skip

@@ -220,8 +220,9 @@ def denoiser(
     Examples
     --------
     >>> import toolkit as tk
-    >>> tk.sample(tk.denoiser(lambda x, sigma: 0.5 * x), shape=(1, 4, 8, 8), steps=3,
-    progress=False).sizes["step"] 4
+    >>> model = tk.denoiser(lambda x, sigma: 0.5 * x)
+    >>> tk.sample(model, shape=(1, 4, 8, 8), steps=3, progress=False).sizes["step"]
+    4
     """
     if not callable(fn):
         raise bad("fn", fn, "a function (x, sigma) -> x0", "tk.denoiser(lambda x, sigma: 0.5 * x)", TypeError)

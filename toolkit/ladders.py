@@ -57,15 +57,16 @@ def ladder(model: Any, latent: Any, *, schedule: str = "normal", steps: int = 20
     ValueError, TypeError
         For bad input, an empty range among it.
 
-    Source: the marginals of 2011.13456; ``coupling="independent"`` is what the batch unsamplers of ComfyUI
-    do.
+    Source: the marginals of 2011.13456; ``coupling="independent"`` is what ComfyUI's batch unsamplers do.
 
     Examples
     --------
     >>> import toolkit as tk
     >>> model = tk.load()
-    >>> rungs = tk.ladder(model, model.encode(tk.assets.digits()[0][0]), steps=10, coupling="shared",
-    progress=False) >>> rungs.sizes["step"], round(float(tk.at(rungs, sigma=1).sigma), 1) (11, 1.2)
+    >>> latent = model.encode(tk.assets.digits()[0][0])
+    >>> rungs = tk.ladder(model, latent, steps=10, coupling="shared", progress=False)
+    >>> rungs.sizes["step"], round(float(tk.at(rungs, sigma=1).sigma), 2)
+    (11, 0.87)
     """
     call = "tk.ladder(model, latent"
     save, mode = checked_save(save), checked_mode(normalize)

@@ -22,8 +22,7 @@ def steps(model: Any, solver: Solver, x: Any, sigmas: Any, *, noise: Any = None,
     sigmas : 1-D tensor, array or list
         The whole grid, rising or falling.
     noise : callable, optional
-        ``noise(sigma, sigma_next) -> unit normal``, asked once a draw in the order in which the formula needs
-        it.
+        ``noise(sigma, sigma_next) -> unit normal``, asked once a draw, in the order of the formula.
     past : tuple of Eval, optional
         The last evaluations, newest first, to go on from: a run cut anywhere continues bit for bit.
     start, stop : int, optional

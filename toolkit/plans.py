@@ -12,7 +12,6 @@ from . import inputs
 from .dataset import LATENT
 from .denoisers import guide
 from .errors import bad
-from .inputs import plain
 from .inverse import Replaying
 from .noise import Keyed
 from .solvers import Solver
@@ -20,12 +19,31 @@ from .solvers import solver as find_solver
 from .solvers.contract import Eval
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What the caller of ``tk.sample`` asked for, as given; None is left to the record or the defaults."""
+
+    solver: Any
+    schedule: Any
+    steps: Any
+    sigmas: Any
+    start_at_step: Any
+    end_at_step: Any
+    prompt: Any
+    negative: Any
+    cfg: Any
+    mask: Any
+    noise: Any
+    add_noise: bool
+    shape: Any
+    seed: int
+
+
 @dataclass
 class Plan:
     """A sample run about to start: what to step with, on which levels, from which state."""
 
     solver: Solver
-    stepper: Any
     levels: list[float]  # falling
     x: torch.Tensor
     prompt: Any
@@ -33,7 +51,8 @@ class Plan:
     cfg: float
     seed: int
     schedule: str
-    kind: str = "unsample"
+    kind: str
+    stepper: Any = None  # the solver, or one that wraps it
     inverse: str = ""
     edited: list[str] = field(default_factory=list)
     hop: bool = False  # the last hop is x/alpha, and no step of the solver
@@ -43,50 +62,36 @@ class Plan:
     pinned: torch.Tensor | None = None
     pinned_noise: torch.Tensor | None = None
 
+    def __post_init__(self) -> None:
+        self.stepper = self.stepper or self.solver
 
-def replay(
-    ds: xr.Dataset,
-    model: Any,
-    asked: dict[str, Any],
-    ignored: dict[str, Any],
-    prompt: Any,
-    negative: Any,
-    cfg: Any,
-) -> Plan:
-    """The plan that replays `ds`. `asked`: solver and grid as given; `ignored`: what a replay cannot take.
 
-    Raises ValueError for a Dataset that cannot be replayed, and for a grid or solver that its record does not
-    fit.
+def replay(ds: xr.Dataset, model: Any, asked: Asked) -> Plan:
+    """The plan that replays `ds`.
+
+    Raises ValueError for a Dataset that cannot be replayed, for what a replay takes from the record, and for
+    a grid or solver that the record does not fit.
     """
-    _check(ds, model, ignored)
-    facts, line = ds.attrs, "tk.sample(model, start=run)"
+    _check(ds, model, asked)
+    facts = ds.attrs
     recorded = find_solver(facts["solver"], **facts["solver_options"])
-    solver = recorded if asked["solver"] is None else find_solver(asked["solver"])
+    solver = recorded if asked.solver is None else find_solver(asked.solver)
     same, inverse = solver == recorded, facts["inverse"]
-    for name in ("schedule", "steps", "sigmas"):
-        value = asked[name]
-        if value is not None and (name == "sigmas" or value != facts[name]):
-            raise bad(name, value, "a replay runs on the record's own grid", line)
     if inverse == "offsets" and not same:
         why = f"the record holds offsets of {recorded.name}, which fit no other solver"
         raise bad("solver", solver.name, why, f'tk.unsample(model, latent, solver="{solver.name}")')
-    device = getattr(model, "device", "cpu")
+    own = {name: getattr(asked, name) for name in ("prompt", "negative", "cfg")}
+    bound = {name: facts[name] if value is None else value for name, value in own.items()}
+    levels, latent = ds.sigma.values[::-1].tolist(), ds.latent.transpose(*LATENT)
 
     def tensor(values: Any) -> torch.Tensor:
-        return torch.from_numpy(np.array(values, np.float64, order="C")).to(device)
+        return torch.from_numpy(np.array(values, np.float64, order="C")).to(getattr(model, "device", "cpu"))
 
-    levels = ds.sigma.values[::-1].tolist()
-    latent = ds.latent.transpose(*LATENT)
-    plan = Plan( solver, solver, levels, tensor(latent[-1].values),
-                prompt=facts["prompt"] if prompt is None else prompt,
-                negative=facts["negative"] if negative is None else negative,
-                cfg=facts["cfg"] if cfg is None else cfg, seed=facts["seed"], schedule=facts["schedule"],
-                inverse=inverse if same else "reverse", )  # fmt: skip
-    plan.edited = [n for n in ("prompt", "negative", "cfg") if plain(getattr(plan, n)) != facts[n]]
-    plan.edited += [] if facts["fingerprint"] == getattr(model, "fingerprint", None) else ["model"]
-    plan.edited += (
-        [] if same else ["solver"]
-    )
+    plan = Plan(solver, levels, tensor(latent[-1].values), **bound, seed=facts["seed"],
+                schedule=facts["schedule"], kind="unsample", inverse=inverse if same else "reverse")  # fmt: skip
+    plan.edited = [name for name, value in bound.items() if inputs.plain(value) != facts[name]]
+    plan.edited += ["solver"] * (not same)
+    plan.edited += ["model"] * (facts["fingerprint"] != getattr(model, "fingerprint", None))
     plan.hop = levels[-1] == 0 and plan.inverse != "reverse"
     if plan.inverse == "offsets":
         offsets = ds.offset.transpose(*LATENT)
@@ -97,70 +102,70 @@ def replay(
         else:
             plan.edited.append("aux dropped: the first hop is a bootstrap step")
     if "mask" in ds:
-        bottom = levels[-1]
         plan.mask = tensor(ds.mask.values)[:, None]
-        plan.pinned = tensor(latent[0].values) / model.path.alpha(bottom)
+        plan.pinned = tensor(latent[0].values) / model.path.alpha(levels[-1])
     return plan
 
 
-def _check(ds: xr.Dataset, model: Any, ignored: dict[str, Any]) -> None:
-    line = "tk.sample(model, start=tk.unsample(model, latent))"
-    kind = ds.attrs.get("kind")
+def _check(ds: xr.Dataset, model: Any, asked: Asked) -> None:
+    kind, line = ds.attrs.get("kind"), "tk.sample(model, start=tk.unsample(model, latent))"
     if kind != "unsample":
-        raise bad(
-            "start",
-            kind,
-            "a Dataset that is replayed is that of an unsample",
-            "tk.sample(model, start=ds.latent.isel(step=0))",
-        )
+        row = "tk.sample(model, start=ds.latent.isel(step=0))"
+        raise bad("start", kind, "a Dataset that is replayed is that of an unsample", row)
     if "stopped" in ds.attrs:
         raise bad("start", ds.attrs["stopped"], "this run was not finished, so it cannot be replayed", line)
-    if ds.attrs.get("normalized", "off") != "off":
-        raise bad(
-            "start",
-            ds.attrs["normalized"],
-            "a replay starts from the raw states",
-            "tk.sample(model, start=run)",
-        )
+    if ds.attrs.get("normalized", "off") != "off" or ds.attrs["latent_space"] != "model":
+        given = {name: ds.attrs.get(name) for name in ("normalized", "latent_space")}
+        raise bad("start", given, "a replay starts from raw states in model space", line)
     if "latent" not in ds or not np.isfinite(ds.latent.isel(step=-1).values).all():
         raise bad("start", list(ds.data_vars), "its last row of `latent` is what a replay starts from", line)
     if model.channels is not None and ds.sizes["channel"] != model.channels:
         raise bad("start", dict(ds.sizes), f"this model has {model.channels} channels", line)
-    for name, value in ignored.items():
+    fixed = {"start_at_step": asked.start_at_step or None, "add_noise": None if asked.add_noise else False}
+    for name in ("noise", "shape", "mask", "end_at_step", "sigmas", "start_at_step", "add_noise"):
+        value = fixed.get(name, getattr(asked, name))
         if value is not None:
             raise bad(name, value, "a replay takes it from the record", "tk.sample(model, start=run)")
+    for name in ("schedule", "steps"):
+        value = getattr(asked, name)
+        if value is not None and value != ds.attrs[name]:
+            raise bad(name, value, "a replay runs on the record's own grid", "tk.sample(model, start=run)")
 
 
-def fresh(model: Any, start: Any, solver: Any, schedule: Any, steps: Any, start_at_step: Any,
-          end_at_step: Any, prompt: Any, negative: Any, cfg: Any, mask: Any, sigmas: Any, noise: Any,
-          add_noise: bool, shape: Any, seed: int) -> Plan:  # fmt: skip
+def fresh(model: Any, start: Any, asked: Asked) -> Plan:
     """The plan of a run from noise, or from a latent that is noised."""
-    call, chosen = "tk.sample(model", find_solver(solver or "euler")
-    guide(model, prompt, negative, 1.0 if cfg is None else cfg)
+    call, solver = "tk.sample(model", find_solver(asked.solver or "euler")
+    cfg = 1.0 if asked.cfg is None else asked.cfg
+    guide(model, asked.prompt, asked.negative, cfg)  # conditions are wrong before anything else is
     if start is not None:
         x0 = inputs.latent(model, start, "start", "tk.sample(model, start=model.encode(image))")
-    elif mask is not None or not add_noise:
-        name, why = (
-            ("mask", "it needs `start`, the picture that stays")
-            if mask is not None
-            else ("add_noise", "it needs `start`, the state")
+    elif asked.mask is not None:
+        raise bad(
+            "mask",
+            asked.mask,
+            "it needs `start`, the picture that stays",
+            f"{call}, start=latent, mask=mask)",
         )
-        raise bad(name, mask if mask is not None else add_noise, why, f"{call}, start=latent, ...)")
-    else:
-        x0 = torch.zeros(
-            _shape(model, shape, prompt, noise), dtype=torch.float64, device=getattr(model, "device", "cpu")
+    elif not asked.add_noise:
+        raise bad(
+            "add_noise",
+            False,
+            "it needs `start`, the state to go on from",
+            f"{call}, start=latent, add_noise=False)",
         )
-    if sigmas is None:
-        asked = 20 if steps is None else steps
-        schedule = schedule or "normal"
-        levels = inputs.falling(model.levels, schedule, asked, chosen.name, start_at_step, end_at_step, call)
     else:
-        levels, schedule = inputs.grid(sigmas, rising=False), "given"
-    unit = (
-        Keyed(seed, x0.shape, x0.dtype, x0.device).start()
-        if noise is None
-        else inputs.latent(model, noise, "noise", f"{call}, noise=None)")
-    )
+        shape, device = _shape(model, asked.shape, asked.prompt, asked.noise), getattr(model, "device", "cpu")
+        x0 = torch.zeros(shape, dtype=torch.float64, device=device)
+    if asked.sigmas is None:
+        schedule, steps = asked.schedule or "normal", 20 if asked.steps is None else asked.steps
+        part = (asked.start_at_step, asked.end_at_step)
+        levels = inputs.falling(model.levels, schedule, steps, solver.name, *part, call)
+    else:
+        levels, schedule = inputs.grid(asked.sigmas, rising=False), "given"
+    if asked.noise is None:
+        unit = Keyed(asked.seed, x0.shape, x0.dtype, x0.device).start()
+    else:
+        unit = inputs.latent(model, asked.noise, "noise", f"{call}, noise=None)")
     if unit.shape != x0.shape:
         raise bad(
             "noise",
@@ -168,28 +173,20 @@ def fresh(model: Any, start: Any, solver: Any, schedule: Any, steps: Any, start_
             f"of the shape of the state, {tuple(x0.shape)}",
             f"{call}, noise=None)",
         )
-    top, high = levels[0], float(model.levels.sigma_max)
-    if not add_noise:
-        x = x0
-    elif model.path.name == "VE" and (top > high or math.isclose(top, high, rel_tol=1e-5)):
-        x = x0 + unit * math.sqrt(1.0 + top * top)
-    else:
-        x = model.path.mix(x0, unit, top)
-    plan = Plan(
-        chosen,
-        chosen,
-        levels,
-        x.contiguous(),
-        prompt,
-        negative,
-        1.0 if cfg is None else float(cfg),
-        seed,
-        schedule,
-    )
-    if mask is not None:
-        plan.mask, plan.pinned, plan.pinned_noise = inputs.mask(mask, x.shape, x.device), x0, unit
-    plan.kind = "noise" if start is None else "latent"
+    x = _noised(model, x0, unit, levels[0]) if asked.add_noise else x0
+    plan = Plan(solver, levels, x.contiguous(), asked.prompt, asked.negative, float(cfg), asked.seed,
+                schedule, kind="noise" if start is None else "latent")  # fmt: skip
+    if asked.mask is not None:
+        plan.mask, plan.pinned, plan.pinned_noise = inputs.mask(asked.mask, x.shape, x.device), x0, unit
     return plan
+
+
+def _noised(model: Any, x0: torch.Tensor, unit: torch.Tensor, sigma: float) -> torch.Tensor:
+    """The first state: at the highest level of VE the noise has the variance of the whole marginal."""
+    high = float(model.levels.sigma_max)
+    if model.path.name == "VE" and (sigma > high or math.isclose(sigma, high, rel_tol=1e-5)):
+        return x0 + unit * math.sqrt(1.0 + sigma * sigma)
+    return model.path.mix(x0, unit, sigma)
 
 
 def _shape(model: Any, shape: Any, prompt: Any, noise: Any) -> tuple[int, ...]:

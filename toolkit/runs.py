@@ -17,7 +17,7 @@ from .inverse import Recording, choose, climber
 from .loop import steps as walk
 from .masks import Masked
 from .noise import Keyed
-from .plans import Plan, fresh, replay
+from .plans import Asked, Plan, fresh, replay
 from .record import Recorder, as_numpy, provenance
 from .solvers import Solver
 from .solvers import solver as find_solver
@@ -123,8 +123,10 @@ def unsample(model: Any, latent: Any, *, solver: str | Solver = "euler", inverse
     --------
     >>> import toolkit as tk
     >>> model = tk.load()
-    >>> run = tk.unsample(model, model.encode(tk.assets.digits()[0][0]), solver="obelm", prompt=0, steps=6,
-    progress=False) >>> run.attrs["inverse"], int(run.nfe[-1]) ('algebraic', 7)
+    >>> latent = model.encode(tk.assets.digits()[0][0])
+    >>> run = tk.unsample(model, latent, solver="obelm", prompt=0, steps=6, progress=False)
+    >>> run.attrs["inverse"], int(run.nfe[-1])
+    ('algebraic', 6)
     """
     save, mode, chosen = checked_save(save), checked_mode(normalize), find_solver(solver)
     strategy, ladder = choose(chosen, inverse), climber(via)
@@ -180,11 +182,9 @@ def _rising(
 
 def _stored(x: torch.Tensor, dtype: Any) -> torch.Tensor:
     """`x` as it will be read back: a replay repeats bit for bit only what it starts from."""
-    return (
-        x
-        if dtype is None
-        else torch.from_numpy(as_numpy(x).astype(np.dtype(dtype)).astype(np.float64)).to(x.device)
-    )
+    if dtype is None:
+        return x
+    return torch.from_numpy(as_numpy(x).astype(np.dtype(dtype)).astype(np.float64)).to(x.device)
 
 
 def _via(strategy: str, chosen: Solver, ladder: Solver) -> str:
@@ -303,19 +303,9 @@ def sample(model: Any, start: Any = None, *, solver: str | Solver | None = None,
     """
     save = checked_save(save)
     seed = inputs.whole("seed", seed, -(2**63), None, "seed=0")
-    if isinstance(start, xr.Dataset):
-        ignored = {
-            "noise": noise,
-            "shape": shape,
-            "mask": mask,
-            "start_at_step": start_at_step or None,
-            "end_at_step": end_at_step,
-        }
-        asked = {"solver": solver, "schedule": schedule, "steps": steps, "sigmas": sigmas}
-        plan = replay(start, model, asked, ignored, prompt, negative, cfg)
-    else:
-        plan = fresh(model, start, solver, schedule, steps, start_at_step, end_at_step, prompt, negative, cfg,
-                     mask, sigmas, noise, add_noise, shape, seed)  # fmt: skip
+    asked = Asked(solver, schedule, steps, sigmas, start_at_step, end_at_step, prompt, negative, cfg, mask,
+                  noise, add_noise, shape, seed)  # fmt: skip
+    plan = replay(start, model, asked) if isinstance(start, xr.Dataset) else fresh(model, start, asked)
     denoiser = _denoiser(model, plan.x, plan.prompt, plan.negative, plan.cfg)
     extra = {}
     if plan.mask is not None:

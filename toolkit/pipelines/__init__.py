@@ -101,6 +101,6 @@ def _read(source: str | PathLike[str], dtype: Any, options: dict[str, Any], line
         options = {"local_files_only": True, **options}
     elif len(folder.parts) != 2 or str(source).startswith((".", "/", "~")):
         raise bad("source", str(source), "neither a folder that exists nor a hub id owner/name", line)
-    # low_cpu_mem_usage would ask for accelerate; a diffusers that calls it torch_dtype ignores dtype, hence the `to`
+    # low_cpu_mem_usage asks for accelerate; an older diffusers, with torch_dtype, ignores dtype: hence `to`
     options = {"dtype": dtype, "use_safetensors": True, "low_cpu_mem_usage": False, **options}
     return diffusers.DiffusionPipeline.from_pretrained(str(source), **options).to(dtype)

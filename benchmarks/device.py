@@ -1,0 +1,103 @@
+"""The public calls on the GPU: do they run, agree with the CPU, stay exact, and how much faster are they?
+
+    python benchmarks/device.py [--device cuda] [--out benchmarks/device.json]
+
+Runs every public call of a run (unsample with each inverse, sample, ladder, round_trip, the node) on the
+digits pipeline and on the closed-form model, on the CPU and on the device, and writes: the largest relative
+difference of the two results, the round-trip error on the device, and the ratio of the times in this run.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import toolkit as tk
+
+SAMPLES = 64
+
+
+def models(device: str) -> dict[str, tuple]:
+    """name -> (model, images, prompts) on a device."""
+    digits, labels = tk.assets.digits("held-out")
+    model = tk.load(device=device)
+    generator = torch.Generator().manual_seed(0)
+    means = torch.randn((8, 4, 16, 16), dtype=torch.float64, generator=generator)
+    picked = means[torch.arange(SAMPLES) % 8]
+    closed = tk.GaussianMixture(means.to(device), 0.35)
+    latents = picked + 0.35 * torch.randn(picked.shape, dtype=torch.float64, generator=generator)
+    prompts = [int(k) for k in labels[:SAMPLES]]
+    # encoded on the CPU for both, so that what is compared is the run
+    encoded = tk.load().encode(digits[:SAMPLES])
+    return {"digits": (model, encoded, prompts), "mixture": (closed, latents, 0)}
+
+
+def calls(model, latent, prompt) -> dict[str, Callable[[], np.ndarray]]:
+    """name -> a run that returns the array to compare."""
+    quiet = {"progress": False, "steps": 20}
+    return {
+        "unsample offsets": lambda: tk.unsample(model, latent, prompt=prompt, **quiet).latent.values,
+        "unsample obelm": lambda: (
+            tk.unsample(model, latent, solver="obelm", prompt=prompt, **quiet).latent.values
+        ),
+        "unsample reverse": lambda: (
+            tk.unsample(model, latent, inverse="reverse", prompt=prompt, **quiet).latent.values
+        ),
+        "sample": lambda: tk.sample(model, latent, solver="dpmpp_2m", prompt=prompt, **quiet).latent.values,
+        "sample ancestral": lambda: (
+            tk.sample(model, latent, solver="euler_ancestral", prompt=prompt, **quiet).latent.values
+        ),
+        "ladder": lambda: tk.ladder(model, latent, **quiet).latent.values,
+        "round_trip error": lambda: (
+            tk.round_trip(model, latent, prompt=prompt, cfg=1.0, truth=False, **quiet).error.values
+        ),
+        "comfy.unsampler": lambda: (
+            tk.comfy.unsampler(model, 20, positive=prompt, latent_image=latent).latent.values
+        ),
+    }
+
+
+def timed(run: Callable[[], np.ndarray]) -> tuple[np.ndarray, float]:
+    """The result of the second run, and its seconds: the first one warms up."""
+    run()
+    begin = time.perf_counter()
+    out = run()  # ends in NumPy, so the device has finished
+    return out, time.perf_counter() - begin
+
+
+def main() -> int:
+    ask = argparse.ArgumentParser(description=__doc__)
+    ask.add_argument("--device", default="cuda")
+    ask.add_argument("--out", type=Path, default=None)
+    args = ask.parse_args()
+    if args.device.startswith("cuda") and not torch.cuda.is_available():
+        print("there is no CUDA device here")
+        return 2
+    here, there, table = models("cpu"), models(args.device), []
+    print(f"{'model':8s} {'call':18s} {'difference':>11s} {'times faster':>13s}")
+    for name in here:
+        for call, run in calls(*here[name]).items():
+            want, slow = timed(run)
+            got, fast = timed(calls(*there[name])[call])
+            apart = (
+                float(np.abs(got).max())
+                if "error" in call
+                else float(np.linalg.norm(got - want) / np.linalg.norm(want))
+            )
+            table.append({"model": name, "call": call, "difference": apart, "ratio": slow / fast})
+            print(f"{name:8s} {call:18s} {apart:11.1e} {slow / fast:13.1f}")
+    if args.out:
+        where = torch.cuda.get_device_name() if args.device.startswith("cuda") else args.device
+        args.out.write_text(
+            json.dumps({"device": where, "torch": torch.__version__, "runs": table}, indent=1) + "\n"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
