@@ -88,7 +88,8 @@ def replay(ds: xr.Dataset, model: Any, asked: Asked) -> Plan:
         return torch.from_numpy(np.array(values, np.float64, order="C")).to(getattr(model, "device", "cpu"))
 
     plan = Plan(solver, levels, tensor(latent[-1].values), **bound, seed=facts["seed"],
-                schedule=facts["schedule"], kind="unsample", inverse=inverse if same else "reverse")  # fmt: skip
+                schedule=facts["schedule"], kind="unsample",
+                inverse=inverse if same else "reverse")  # fmt: skip
     plan.edited = [name for name, value in bound.items() if inputs.plain(value) != facts[name]]
     plan.edited += ["solver"] * (not same)
     plan.edited += ["model"] * (facts["fingerprint"] != getattr(model, "fingerprint", None))

@@ -1,0 +1,120 @@
+"""A run as one HTML file: the scrubber's own module, a small model, the payload. No network, no kernel."""
+
+import base64
+import gzip
+import hashlib
+import html
+import json
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from ..errors import bad
+from .payload import Payload, build
+from .scrubber import defaults, module, style
+
+PAGE_BYTES = 3_000_000  # above this, values are kept in 6 bits
+SIX_BITS = 62  # highest code then; 63 is not finite
+
+PAGE = """<!DOCTYPE html>
+<html lang="en" class="tk tk-page">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+<main><div id="view"></div></main>
+<script type="application/json" id="state">{state}</script>
+<script type="text/plain" id="payload">{payload}</script>
+<script type="module">{script}</script>
+</body>
+</html>
+"""
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _differences(codes: bytes, rungs: int) -> bytes:
+    """Codes minus those of the rung before, modulo 256: neighbouring rungs are alike, and so compress."""
+    atlas = np.frombuffer(codes, np.uint8).reshape(rungs, -1)
+    first = np.zeros_like(atlas[:1])
+    return np.diff(atlas, axis=0, prepend=first).tobytes()
+
+
+def _packed(payload: Payload) -> tuple[str, dict[str, Any]]:
+    """All bytes, gzipped, in base64; and where they lie."""
+    rungs = payload.meta["shape"][0]
+    parts = {
+        "_latent": _differences(payload.latent, rungs),
+        "_denoised": _differences(payload.denoised, rungs) if payload.denoised else b"",
+        "_floats": payload.floats,
+        "_pictures": payload.pictures,
+        "_lut": b"",
+    }
+    packed = gzip.compress(b"".join(parts.values()), 6, mtime=0)  # no clock in a file that may be compared
+    strides = [[name, len(parts[name]) // rungs] for name in ("_latent", "_denoised") if parts[name]]
+    layout = {"sizes": [[name, len(part)] for name, part in parts.items()], "differences": strides}
+    return base64.b64encode(packed).decode(), layout
+
+
+def to_html(dataset: xr.Dataset, path: str | PathLike[str], model: Any = None) -> Path:
+    """Write a run as one self-contained page that can be scrubbed anywhere.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        A recorded run with `latent` (step, sample, channel, y, x).
+    path : path
+        Where to write; the folder must exist. An existing file is replaced.
+    model : optional
+        Anything with ``decode(latent)``; adds decoded images.
+
+    Returns
+    -------
+    Path
+        The file. It asks nothing of the network, and works from ``file://``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a Dataset that cannot be drawn.
+    FileNotFoundError
+        Where the folder does not exist.
+
+    Examples
+    --------
+    >>> import tempfile, toolkit as tk
+    >>> folder = tempfile.mkdtemp()
+    >>> tk.to_html(tk.testing.ladder_dataset(), folder + "/run.html").name
+    'run.html'
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        line = f"pathlib.Path({str(path.parent)!r}).mkdir(parents=True)"
+        raise bad("path", str(path), "its folder does not exist", line, FileNotFoundError)
+    payload = build(dataset, model)
+    packed, layout = _packed(payload)
+    if len(packed) > PAGE_BYTES:
+        small = build(dataset, top=SIX_BITS)  # without the model: its pictures are there
+        small.pictures, small.meta["pictures"] = payload.pictures, payload.meta["pictures"]
+        payload = small
+        packed, layout = _packed(payload)
+    state = {"state": defaults(payload), **layout}
+    text = json.dumps(state, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    script, css = module() + (Path(__file__).parent / "page.js").read_text("utf-8"), style()
+    allowed = {"default-src": "'none'", "script-src": _hash(script), "style-src": _hash(css)}
+    allowed |= {"base-uri": "'none'", "form-action": "'none'"}
+    policy = "; ".join(" ".join(pair) for pair in allowed.items())
+    title = html.escape(" · ".join([payload.meta["title"], *payload.meta["words"]]))
+    page = PAGE.format(policy=policy, title=title, style=css, state=text, payload=packed, script=script)
+    path.write_text(page, "utf-8")
+    return path

@@ -1,0 +1,226 @@
+"""The scrubber: a run in the notebook, with one thumb on its schedule."""
+
+import base64
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import numpy as np
+import traitlets as t
+import xarray as xr
+
+from ..errors import bad, unknown
+from .payload import Payload, build, check
+from .sheet import contact_sheet
+
+FOLDER = Path(__file__).parent
+AXES = ("step", "log_sigma", "sigma")
+SCALES = ("rung", "fixed")
+DECODE = ("denoised", "latent")
+INTERPOLATION = ("nearest", "linear")
+TK_MAP = "tk"  # our own diverging map, whose middle is the paper; any other name is matplotlib's
+
+
+@cache
+def module() -> str:
+    """One ES module without imports: the drawing functions, then the view."""
+    return "\n".join((FOLDER / name).read_text("utf-8") for name in ("draw.js", "scrub.js"))
+
+
+@cache
+def style() -> str:
+    """The style sheet, which touches nothing outside ``.tk``."""
+    return (FOLDER / "style.css").read_text("utf-8")
+
+
+def defaults(payload: Payload) -> dict[str, Any]:
+    """What a view starts with, without a kernel."""
+    first = payload.meta["rungs"][0]
+    return {
+        "rung": first,
+        "sigma": 0.0,
+        "sample": 0,
+        "channel": None,
+        "axis": AXES[0],
+        "scale": SCALES[0],
+        "decode": DECODE[0],
+        "interpolation": INTERPOLATION[0],
+        "pixel": [],
+        "_run": payload.meta,
+    }
+
+
+class Scrubber(anywidget.AnyWidget):
+    """A run to look through; made by ``tk.view``.
+
+    Attributes
+    ----------
+    rung : int
+        The row of the Dataset that is shown; setting it moves the thumb, to the nearest rung that was kept.
+        Negative numbers count from the end.
+    sigma : float
+        The level of that rung; setting it goes to the rung nearest to it.
+    sample, channel : int
+        Which sample is shown, and which channel is focused (None: none).
+    axis : {"step", "log_sigma", "sigma"}
+        What the rail runs along.
+    scale : {"rung", "fixed"}
+        Colour limits: three times the std of the rung, or the largest of these over the run.
+    decode : {"denoised", "latent"}
+        What the decoded image is made of.
+    interpolation : {"nearest", "linear"}
+        How tiles are enlarged.
+    colormap : str
+        ``"tk"``, or any name that matplotlib knows.
+    pixel : list
+        What lies under the pointer or the pin: ``[variable, channel, y, x, rung]``.
+
+    Examples
+    --------
+    >>> import toolkit as tk
+    >>> view = tk.view(tk.testing.unsample_dataset())
+    >>> view.sigma = 7
+    >>> view, view.rung, round(view.sigma, 3)
+    (Scrubber(unsample, 21 rungs, 1 sample, 4 channels), 17, 7.384)
+    """
+
+    _esm = module()
+    _css = style()
+
+    rung = t.Int(0).tag(sync=True)
+    sigma = t.Float(0.0).tag(sync=True)
+    sample = t.Int(0).tag(sync=True)
+    channel = t.Int(None, allow_none=True).tag(sync=True)
+    axis = t.Enum(AXES, AXES[0]).tag(sync=True)
+    scale = t.Enum(SCALES, SCALES[0]).tag(sync=True)
+    decode = t.Enum(DECODE, DECODE[0]).tag(sync=True)
+    interpolation = t.Enum(INTERPOLATION, INTERPOLATION[0]).tag(sync=True)
+    colormap = t.Unicode(TK_MAP)
+    pixel = t.List().tag(sync=True)
+
+    _run = t.Dict().tag(sync=True)
+    _latent = t.Bytes().tag(sync=True)
+    _denoised = t.Bytes().tag(sync=True)
+    _floats = t.Bytes().tag(sync=True)
+    _pictures = t.Bytes().tag(sync=True)
+    _lut = t.Bytes().tag(sync=True)
+    _exact = t.Dict().tag(sync=True)
+
+    def __init__(self, dataset: xr.Dataset, model: Any = None):
+        payload = build(dataset, model)
+        self._dataset, self._payload, self._picture = check(dataset, model), payload, None
+        self._levels = np.array([float(v) for v in payload.meta["sigma"]])  # of the rungs in the payload
+        blobs = {f"_{name}": getattr(payload, name) for name in ("latent", "denoised", "floats", "pictures")}
+        super().__init__(**defaults(payload) | blobs | {"sigma": self._levels[0]})
+
+    def __repr__(self) -> str:
+        def some(number: int, noun: str) -> str:
+            return f"{number} {noun}{'' if number == 1 else 's'}"
+
+        _, samples, channels, _, _ = self._run["shape"]
+        kind = self._dataset.attrs.get("kind", "run")
+        rungs = some(self._run["steps"], "rung")
+        return f"Scrubber({kind}, {rungs}, {some(samples, 'sample')}, {some(channels, 'channel')})"
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict, dict]:
+        data, metadata = super()._repr_mimebundle_(**kwargs)
+        if self._picture is None:  # an untrusted notebook shows this instead of the widget
+            self._picture = base64.b64encode(
+                contact_sheet(self._dataset, images=self._payload.images)
+            ).decode()
+        return data | {"image/png": self._picture, "text/plain": repr(self)}, metadata
+
+    @t.validate("rung")
+    def _nearest_rung(self, proposal: Any) -> int:
+        steps, given = self._run["steps"], proposal["value"]
+        if not -steps <= given < steps:
+            raise bad(
+                "rung", given, f"there are {steps} rungs, from 0", f"view.rung = {steps - 1}", t.TraitError
+            )
+        return self._rungs(np.abs(np.array(self._run["rungs"]) - given % steps).argmin())
+
+    @t.validate("sigma")
+    def _nearest_sigma(self, proposal: Any) -> float:
+        if not np.isfinite(proposal["value"]):
+            raise bad("sigma", proposal["value"], "a finite level", "view.sigma = 1.0", t.TraitError)
+        return float(self._levels[np.nanargmin(np.abs(self._levels - proposal["value"]))])
+
+    @t.validate("sample", "channel")
+    def _in_range(self, proposal: Any) -> int | None:
+        name, given = proposal["trait"].name, proposal["value"]
+        size = self._run["shape"][1 if name == "sample" else 2]
+        if given is not None and not 0 <= given < size:
+            raise bad(name, given, f"there are {size}, from 0", f"view.{name} = {size - 1}", t.TraitError)
+        return given
+
+    def _rungs(self, position: int) -> int:
+        return int(self._run["rungs"][position])
+
+    @t.observe("rung")
+    def _follow_rung(self, change: Any) -> None:
+        self.sigma = float(self._levels[self._run["rungs"].index(change["new"])])
+
+    @t.observe("sigma")
+    def _follow_sigma(self, change: Any) -> None:
+        here = self._levels[self._run["rungs"].index(self.rung)]
+        if here != change["new"]:  # grids repeat levels: stay where one is, if that is such a level
+            self.rung = self._rungs(int(np.abs(self._levels - change["new"]).argmin()))
+
+    @t.observe("pixel")
+    def _read_exactly(self, change: Any) -> None:
+        """The value itself, where the payload has a code. Runs in another thread: reads, touches nothing."""
+        if len(change["new"]) == 5:
+            name, channel, y, x, rung = change["new"]
+            place = {"step": rung, "sample": self.sample, "channel": channel, "y": y, "x": x}
+            value = float(self._dataset[name].isel(place).values)
+            self._exact = {"at": change["new"], "sample": self.sample, "value": str(value)}
+
+    @t.observe("colormap")
+    def _colour(self, change: Any) -> None:
+        import matplotlib  # here, as a view that keeps to our own map does not need it
+
+        if change["new"] == TK_MAP:
+            self._lut = b""
+        elif change["new"] in matplotlib.colormaps:
+            colours = matplotlib.colormaps[change["new"]](np.linspace(0, 1, 256))[:, :3]
+            self._lut = (colours * 255).round().astype(np.uint8).tobytes()
+        else:
+            raise unknown(
+                "colormap", change["new"], [TK_MAP, "gray", "viridis", "RdBu"], 'view.colormap = "{}"'
+            )
+
+
+def view(dataset: xr.Dataset, model: Any = None) -> Scrubber:
+    """Look through a run: what every rung holds, what the model sees in it, where it is on the schedule.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        A recorded run with `latent` (step, sample, channel, y, x) and the coordinate `sigma`. Where it was
+        picked apart (one step, sample or channel), that one is drawn. Above 256 rungs or 16 MB, those shown
+        are spread evenly in log sigma.
+    model : optional
+        Anything with ``decode(latent) -> (sample, y, x, rgb)`` in 0..1; adds decoded images, made at once,
+        of up to 64 rungs.
+
+    Returns
+    -------
+    Scrubber
+        A widget whose traits (`rung`, `sigma`, `sample`, ...) can be read, set and linked.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For what cannot be drawn, before a widget exists, with the line to type.
+
+    Examples
+    --------
+    >>> import toolkit as tk
+    >>> tk.view(tk.testing.ladder_dataset())
+    Scrubber(ladder, 21 rungs, 1 sample, 4 channels)
+    """
+    return Scrubber(dataset, model)
+
+
+scrub = view
