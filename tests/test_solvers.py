@@ -178,6 +178,12 @@ def test_noise_is_needed_where_it_is_drawn(mixture, images):
         run(tk.guide(mixture, 0), tk.solver("euler_ancestral"), images["in"], [0.9, 0.5, 0.0])
 
 
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_no_solver_starts_from_sigma_0(mixture, images, name):
+    with pytest.raises(ValueError, match=r"sigmas=\(0\.0, 0\.1\).*alpha\*x.*Try: tk\.steps"):
+        run(tk.guide(mixture, 0), tk.solver(name), images["in"], [0.0, 0.1, 0.5])
+
+
 def test_a_new_solver_is_one_function_and_one_row(smooth):
     """Ralston's method, registered for a moment: the tests of this file apply to it by themselves."""
 

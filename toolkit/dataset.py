@@ -28,6 +28,7 @@ VARIABLES: dict[str, tuple[tuple[str, ...], str]] = {
     "std": (("step", "sample", "channel"), "standard deviation of latent over y and x (population)"),
     "offset": (LATENT, "what the replayed hop that leaves this row adds to the solver's step"),
     "aux": (LATENT, "second state of a reversible solver, for the replayed hop that leaves this row"),
+    "top": (("sample", "channel", "y", "x"), "state of the last row in float64, where rows are kept in less"),
     "aux_gap": (("step", "sample"), "relative distance of aux from the solver's own first step"),
     "offset_norm": (("step", "sample"), "norm of offset over that of the hop"),
     "shift": (("step", "sample", "channel"), "what normalising subtracts from latent"),
@@ -88,12 +89,12 @@ class Save:
     dtype: Any = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.what, str):
-            raise bad("what", self.what, "a sequence of names", f"tk.Save(what=[{self.what!r}])", TypeError)
+        if self.what is not None and not isinstance(self.what, (list, tuple, set, frozenset)):
+            raise bad("what", self.what, "a list of names", 'tk.Save(what=["latent"])', TypeError)
         for name in self.what or ():
             if name not in ("latent", "denoised"):
                 raise unknown("what", name, ("latent", "denoised"), 'tk.Save(what=["{}"])')
-        if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 1:
+        if isinstance(self.every, bool) or not isinstance(self.every, (int, np.integer)) or self.every < 1:
             raise bad("every", self.every, "a whole number of rows, 1 or more", "tk.Save(every=1)")
         if self.fn is not None and not callable(self.fn):
             raise bad(
@@ -104,10 +105,11 @@ class Save:
                 kind = np.dtype(self.dtype).kind
             except TypeError:
                 kind = "?"
-            if kind != "f":
-                raise bad(
-                    "dtype", self.dtype, "a floating dtype of NumPy", 'tk.Save(dtype="float32")', TypeError
-                )
+            if kind != "f" or np.dtype(self.dtype).itemsize > 8:
+                wanted = "float16, float32 or float64"
+                raise bad("dtype", self.dtype, wanted, 'tk.Save(dtype="float32")', TypeError)
+        if self.store is not None and not isinstance(self.store, (str, PathLike)):
+            raise bad("store", self.store, "the path of a folder", 'tk.Save(store="run.zarr")', TypeError)
 
     def keeps(self, name: str) -> bool:
         """Whether `name` (latent or denoised) is kept."""
@@ -219,6 +221,7 @@ def normalized(ds: xr.Dataset, mode: str) -> xr.Dataset:
     >>> bool(abs(flat.latent[-1].mean()) < 1e-6)
     True
     """
+    _dataset(ds, "tk.normalized(run, 'global')")
     if "latent" not in ds:
         raise bad(
             "ds",
@@ -242,6 +245,11 @@ def normalized(ds: xr.Dataset, mode: str) -> xr.Dataset:
     dims = ("step", "sample", "channel")[-shift.ndim :]
     new = {"latent": latent, "mean": mean, "std": std, "shift": (dims, shift), "scale": (dims, scale)}
     return ds.assign(label(new, {}, {}).data_vars).assign_attrs(normalize=mode, normalized=mode)
+
+
+def _dataset(ds: Any, line: str) -> None:
+    if not isinstance(ds, xr.Dataset):
+        raise bad("ds", ds, "the Dataset of a run", line, TypeError)
 
 
 def at(ds: xr.Dataset, **where: float) -> xr.Dataset:
@@ -270,6 +278,7 @@ def at(ds: xr.Dataset, **where: float) -> xr.Dataset:
     >>> round(float(tk.at(tk.testing.ladder_dataset(), sigma=7).sigma), 3)
     7.384
     """
+    _dataset(ds, "tk.at(run, sigma=7)")
     if len(where) != 1:
         raise bad("where", where, "exactly one level", "tk.at(ds, sigma=7)", TypeError)
     (name, value), known = next(iter(where.items())), ("sigma", "timestep", "alpha", "log_snr", "step")
@@ -277,6 +286,8 @@ def at(ds: xr.Dataset, **where: float) -> xr.Dataset:
         raise unknown("where", name, known, "tk.at(ds, {}=7)")
     if not isinstance(value, (int, float, np.number)) or np.isnan(value):
         raise bad(name, value, "a number", f"tk.at(ds, {name}=7)")
+    if name not in ds.coords:
+        raise bad("ds", list(ds.coords), f"a Dataset with the coordinate {name}", "tk.at(run, sigma=7)")
     axis = np.asarray(ds[name].values, np.float64)
     with np.errstate(invalid="ignore"):
         gap = np.abs(axis - float(value))
@@ -314,8 +325,10 @@ def open(path: str | PathLike[str]) -> xr.Dataset:
     >>> tk.open(folder + "/run.zarr").identical(run)
     True
     """
-    folder = FilePath(path)
     line = 'tk.sample(model, save=tk.Save(store="run.zarr")), then tk.open("run.zarr")'
+    if not isinstance(path, (str, PathLike)):
+        raise bad("path", path, "the path of a folder", line, TypeError)
+    folder = FilePath(path)
     if not folder.exists():
         raise bad("path", str(path), "there is no such folder", line, FileNotFoundError)
     try:

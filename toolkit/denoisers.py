@@ -101,8 +101,8 @@ class Model:
     device = torch.device("cpu")
     calls = rows = 0
 
-    def conditions(self, prompt: Any, samples: int) -> list:
-        """One condition a sample, or a ValueError for a prompt the model does not know."""
+    def conditions(self, prompt: Any, samples: int, name: str = "prompt") -> list:
+        """One condition a sample, or a ValueError that names the argument, for one that it does not know."""
         raise NotImplementedError
 
     def x0(self, x: torch.Tensor, sigma: float, conditions: list) -> torch.Tensor:
@@ -149,7 +149,7 @@ class Denoiser:
         if self._samples != samples:
             self._conditions = (
                 self.model.conditions(self.prompt, samples),
-                self.model.conditions(self.negative, samples),
+                self.model.conditions(self.negative, samples, "negative"),
             )
             self._samples = samples
 
@@ -228,12 +228,28 @@ def denoiser(
         raise bad("fn", fn, "a function (x, sigma) -> x0", "tk.denoiser(lambda x, sigma: 0.5 * x)", TypeError)
     if not isinstance(path, Path):
         raise bad("path", path, "tk.VE or tk.FLOW", "tk.denoiser(fn, path=tk.VE)", TypeError)
-    return _Function(lambda x, sigma, uncond: fn(x, sigma), path, levels or default_levels(path), None)
+    return _Function(lambda x, sigma, uncond: fn(x, sigma), path, _levels(levels, path), None)
 
 
-def default_levels(path: Path) -> Levels:
-    """SD 1's levels on VE, flow with shift 3 on FLOW."""
-    return Levels.scaled_linear() if path == VE else Levels.flow(3.0)
+def _levels(given: Any, path: Path) -> Levels:
+    """The levels as given; SD 1's on VE, flow with shift 3 on FLOW where None."""
+    if given is None:
+        return Levels.scaled_linear() if path == VE else Levels.flow(3.0)
+    if not isinstance(given, Levels):
+        raise bad("levels", given, "a model's table of sigmas", "levels=tk.Levels.scaled_linear()", TypeError)
+    return given
+
+
+def _real(name: str, given: Any, line: str) -> torch.Tensor:
+    """Numbers as a float64 tensor, where they lie."""
+    if not isinstance(given, torch.Tensor):
+        array = np.asarray(given) if not hasattr(given, "dims") else given.values
+        if array.dtype.kind not in "iuf":
+            raise bad(name, given, "an array of real numbers", line, TypeError)
+        given = torch.from_numpy(np.ascontiguousarray(array, np.float64))
+    if given.is_complex():
+        raise bad(name, str(given.dtype), "an array of real numbers", line, TypeError)
+    return given.to(torch.float64)
 
 
 def guide(model: Any, prompt: Any = None, negative: Any = None, cfg: float = 1.0) -> Denoiser:
@@ -264,15 +280,16 @@ def guide(model: Any, prompt: Any = None, negative: Any = None, cfg: float = 1.0
         raise bad("cfg", cfg, "a finite number", "cfg=1.0")
     if isinstance(model, Model):
         made = Denoiser(model, prompt, negative, cfg)
-        for value in (prompt, negative):
-            model.conditions(value, len(value) if isinstance(value, (list, tuple)) else 1)
+        for name, value in (("prompt", prompt), ("negative", negative)):
+            model.conditions(value, len(value) if isinstance(value, (list, tuple)) else 1, name)
         return made
     lacks = [name for name in ("denoise", "path", "levels", "channels") if not hasattr(model, name)]
     if lacks:
-        raise bad("model", model, f"it lacks {', '.join(lacks)}", "tk.denoiser(fn, path=tk.VE)", TypeError)
-    if prompt is not None or negative is not None or abs(cfg - 1.0) > 1e-9:
-        line = "tk.guide(model) with prompt=None, negative=None, cfg=1.0"
-        raise bad("prompt", (prompt, negative, cfg), "this model has no conditions to bind", line)
+        line = "tk.load(), or tk.denoiser(fn, path=tk.VE)"
+        raise bad("model", model, f"it lacks {', '.join(lacks)}", line, TypeError)
+    for name, value, usual in (("prompt", prompt, None), ("negative", negative, None), ("cfg", cfg, 1.0)):
+        if value is not usual and (value is None or usual is None or abs(value - usual) > 1e-9):
+            raise bad(name, value, "this model has no conditions to bind", f"{name}={usual}")
     if isinstance(model, Denoiser):
         made = copy.copy(model)
         made.calls = made.rows = 0
@@ -321,21 +338,22 @@ class GaussianMixture(Model):
 
     def __init__(self, means, std: float, weights=None, path: Path = VE, levels: Levels | None = None):
         line = "tk.GaussianMixture(means, std=0.5, weights=None), means of shape (K, channel, y, x)"
-        mu = torch.as_tensor(means, dtype=torch.float64)
+        mu = _real("means", means, line)
         if mu.ndim not in (4, 5) or 0 in mu.shape or not bool(torch.isfinite(mu).all()):
             raise bad(
                 "means", tuple(mu.shape), "finite, of shape (K, channel, y, x) or (M, K, channel, y, x)", line
             )
         if not isinstance(path, Path):
             raise bad("path", path, "tk.VE or tk.FLOW", line, TypeError)
-        if not (math.isfinite(float(std)) and float(std) > 0):
+        real = isinstance(std, (int, float, np.number, np.ndarray)) and np.ndim(std) == 0
+        if not real or isinstance(std, bool) or not (math.isfinite(std) and std > 0):
             raise bad("std", std, "a positive number", line)
         mu = mu if mu.ndim == 5 else mu[None]
-        w = torch.ones(mu.shape[:2]) if weights is None else torch.as_tensor(weights)
+        w = torch.ones(mu.shape[:2]) if weights is None else _real("weights", weights, line)
         w = torch.atleast_2d(w.to(mu))
         if w.shape != mu.shape[:2] or not bool((w > 0).all()) or not bool(torch.isfinite(w).all()):
             raise bad("weights", weights, f"positive, of shape {tuple(mu.shape[:2])}", line)
-        self.path, self.levels = path, levels or default_levels(path)
+        self.path, self.levels = path, _levels(levels, path)
         self.means, self.std, self.weights = mu.contiguous(), float(std), w / w.sum(1, keepdim=True)
         self.shape, self.channels, self.device = tuple(mu.shape[2:]), mu.shape[2], mu.device
         self._flat, self._log_w = self.means.flatten(2), self.weights.log()
@@ -348,16 +366,16 @@ class GaussianMixture(Model):
         conditions, components = self.weights.shape
         return {**super().facts(), "conditions": conditions, "components": components, "std": f"{self.std:g}"}
 
-    def conditions(self, prompt: Any, samples: int) -> list[int]:
+    def conditions(self, prompt: Any, samples: int, name: str = "prompt") -> list[int]:
         """Indices of the conditions, one a sample; None is condition 0."""
-        return one_a_sample(prompt, samples, self._condition)
+        return one_a_sample(prompt, samples, self._condition, name)
 
-    def _condition(self, prompt: Any) -> int:
+    def _condition(self, prompt: Any, name: str) -> int:
         count = len(self.means)
         if prompt is None:
             return 0
         if isinstance(prompt, bool) or not isinstance(prompt, (int, np.integer)) or not 0 <= prompt < count:
-            raise bad("prompt", prompt, f"a condition of this mixture, 0 to {count - 1}", "prompt=0")
+            raise bad(name, prompt, f"a condition of this mixture, 0 to {count - 1}", f"{name}=0")
         return int(prompt)
 
     def x0(self, x: torch.Tensor, sigma: float, conditions: Sequence[int]) -> torch.Tensor:
@@ -384,18 +402,14 @@ class GaussianMixture(Model):
         return probability_flow(guide(self, prompt, negative, cfg), x, sigmas, tolerance)
 
 
-def one_a_sample(prompt: Any, samples: int, resolve: Callable[[Any], Any]) -> list:
-    """`prompt` resolved, once for all samples or, where it is a list, one by one."""
+def one_a_sample(prompt: Any, samples: int, resolve: Callable[[Any, str], Any], name: str) -> list:
+    """`prompt` resolved, once for all samples or, where it is a list, one by one; `name` is for messages."""
     if not isinstance(prompt, (list, tuple)):
-        return [resolve(prompt)] * samples
-    if len(prompt) != samples:
-        raise bad(
-            "prompt",
-            prompt,
-            f"a list is one prompt a sample, and there are {samples} samples",
-            "prompt=prompt[0]",
-        )
-    return [resolve(p) for p in prompt]
+        return [resolve(prompt, name)] * samples
+    if len(prompt) != samples or samples == 0:
+        wanted = f"a list is one a sample, and there are {samples} samples"
+        raise bad(name, prompt, wanted, f"{name}=3")
+    return [resolve(p, name) for p in prompt]
 
 
 def probability_flow(model: Denoiser, x, sigmas: Sequence[float], tolerance: float = 1e-10) -> torch.Tensor:

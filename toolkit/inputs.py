@@ -8,7 +8,41 @@ import numpy as np
 import torch
 
 from .errors import bad
+from .paths import Path
 from .schedules import sigmas as schedule_sigmas
+from .solvers.contract import Solver
+
+
+def model(given: Any) -> Any:
+    """A model, or something that can stand for one."""
+    lacks = [name for name in ("denoise", "path", "levels", "channels") if not hasattr(given, name)]
+    if lacks:
+        raise bad(
+            "model",
+            given,
+            f"it lacks {', '.join(lacks)}",
+            "tk.load(), or tk.denoiser(fn, path=tk.VE)",
+            TypeError,
+        )
+    return given
+
+
+def tensor(name: str, given: Any, line: str) -> torch.Tensor:
+    """A floating tensor of anything array-like, in a layout and byte order that torch reads."""
+    given = given.values if hasattr(given, "dims") else given
+    if isinstance(given, np.ndarray) and given.dtype.kind == "f" and given.dtype.itemsize <= 8:
+        given = torch.from_numpy(np.array(given, dtype=given.dtype.newbyteorder("="), order="C"))
+    if not isinstance(given, (np.ndarray, torch.Tensor)):
+        raise bad(name, type(given), "a torch tensor, NumPy array or DataArray", line, TypeError)
+    if not (isinstance(given, torch.Tensor) and given.is_floating_point()):
+        raise bad(
+            name,
+            str(given.dtype),
+            "a floating dtype, of at most 64 bits; scale integers first",
+            line,
+            TypeError,
+        )
+    return given
 
 
 def latent(
@@ -21,37 +55,14 @@ def latent(
     """
     if type(given).__module__.startswith("PIL."):
         if not hasattr(model, "encode"):
-            raise bad(
-                name,
-                given,
-                "this model cannot encode an image, give a (sample, channel, y, x) array",
-                line,
-                TypeError,
-            )
+            raise bad(name, given, "this model cannot encode an image, give an array", line, TypeError)
         given = model.encode(given)
-    dims = getattr(given, "dims", None)
-    if dims is not None:
-        if set(dims) != {"sample", "channel", "y", "x"}:
-            raise bad(name, dims, "a DataArray with dims sample, channel, y, x", "run.latent.isel(step=-1)")
-        given = given.transpose("sample", "channel", "y", "x").values
-    if isinstance(given, np.ndarray):
-        given = torch.from_numpy(np.array(given, order="C"))
-    if not isinstance(given, torch.Tensor):
-        raise bad(
-            name,
-            type(given),
-            "a torch tensor, NumPy array or DataArray (sample, channel, y, x)",
-            line,
-            TypeError,
-        )
-    if not given.is_floating_point():
-        raise bad(
-            name,
-            str(given.dtype),
-            "a floating dtype; scale integers to the model's latents first",
-            line,
-            TypeError,
-        )
+    if hasattr(given, "dims"):
+        if set(given.dims) != {"sample", "channel", "y", "x"}:
+            wanted = "a DataArray with dims sample, channel, y, x"
+            raise bad(name, given.dims, wanted, "run.latent.isel(step=-1)")
+        given = given.transpose("sample", "channel", "y", "x")
+    given = tensor(name, given, line)
     if given.ndim != 4 or 0 in given.shape:
         raise bad(name, tuple(given.shape), "of shape (sample, channel, y, x), none of them 0", line)
     wanted = getattr(model, "shape", None)
@@ -89,19 +100,34 @@ def number(name: str, given: Any, line: str) -> float:
     return float(given)
 
 
-def grid(given: Any, rising: bool) -> list[float]:
-    """A user's own levels as floats: monotone, finite, none negative, at least one of them positive."""
+def grid(given: Any, rising: bool, path: Path) -> list[float]:
+    """A user's own levels as floats: monotone, finite, none negative, on FLOW at most 1."""
     line = "sigmas=[0.0, 0.03, 1.0, 14.6]" if rising else "sigmas=[14.6, 1.0, 0.03, 0.0]"
+    given = given.detach().cpu() if isinstance(given, torch.Tensor) else given
     try:
-        levels = np.asarray(given, np.float64)
+        levels = np.asarray(given)
     except (TypeError, ValueError):
-        raise bad("sigmas", given, "a list of numbers", line, TypeError) from None
+        levels = np.empty(0, dtype=object)
+    if levels.dtype.kind not in "iuf":
+        raise bad("sigmas", given, "a list of numbers", line, TypeError)
+    levels = levels.astype(np.float64)
     if levels.ndim != 1 or len(levels) < 2 or not np.isfinite(levels).all() or levels.min() < 0:
         raise bad("sigmas", given, "two or more finite levels, none negative, in one dimension", line)
     hops = np.diff(levels) if rising else -np.diff(levels)
     if hops.min() < 0 or np.sum(levels == 0) > 1 or levels.max() == 0:
         raise bad("sigmas", given, f"{'rising' if rising else 'falling'}, with at most one 0", line)
+    if path.name == "FLOW" and levels.max() > 1:
+        line = "sigmas=[0.0, 0.1, 0.5, 1.0]" if rising else "sigmas=[1.0, 0.5, 0.1, 0.0]"
+        raise bad("sigmas", given, "a flow model has no level above 1, where alpha is 0", line)
     return levels.tolist()
+
+
+def distinct(solver: Solver, levels: Sequence[float], name: str) -> None:
+    """A reversible solver divides by the length of its last hop: refuse repeated levels at the door."""
+    positive = [s for s in levels if s > 0]
+    if solver.reversible and len(set(positive)) < len(positive):
+        why = f"{solver.name} cannot be reversed over a level that repeats"
+        raise bad(name, sorted(positive)[:8], why, 'schedule="karras", or solver="euler"')
 
 
 def falling(
@@ -129,31 +155,27 @@ def falling(
 def mask(given: Any, shape: Sequence[int], device: Any) -> torch.Tensor:
     """A mask fitted to the latents, (sample, 1, y, x), float64; any resolution, one for all or one each."""
     line = "mask=torch.ones(latent.shape[-2:])"
-    if hasattr(given, "dims"):
-        given = given.values
+    given = given.values if hasattr(given, "dims") else given
     if not isinstance(given, (np.ndarray, torch.Tensor)):
-        raise bad(
-            "mask", type(given), "an array (y, x) or (sample, y, x) of weights in 0..1", line, TypeError
-        )
-    m = torch.as_tensor(given).to(device=device, dtype=torch.float64)
+        wanted = "an array (y, x) or (sample, y, x) of weights in 0..1"
+        raise bad("mask", type(given), wanted, line, TypeError)
+    values = given.detach().cpu().numpy() if isinstance(given, torch.Tensor) else given
+    if values.dtype.kind not in "biuf":
+        raise bad("mask", str(values.dtype), "real weights in 0..1", line, TypeError)
+    m = torch.from_numpy(values.astype(np.float64)).to(device)
     m = m[None] if m.ndim == 2 else m[:, 0] if m.ndim == 4 and m.shape[1] == 1 else m
     if m.ndim != 3 or 0 in m.shape or m.shape[0] not in (1, shape[0]):
-        raise bad(
-            "mask", tuple(given.shape), f"of shape (y, x), or ({shape[0]}, y, x) with one a sample", line
-        )
+        wanted = f"of shape (y, x), or ({shape[0]}, y, x) with one a sample"
+        raise bad("mask", tuple(given.shape), wanted, line)
     if not bool(torch.isfinite(m).all()) or float(m.min()) < 0 or float(m.max()) > 1:
-        raise bad(
-            "mask", f"values from {float(m.min()):.4g} to {float(m.max()):.4g}", "weights in 0..1", line
-        )
+        given = f"values from {float(m.min()):.4g} to {float(m.max()):.4g}"
+        raise bad("mask", given, "weights in 0..1", line)
     if float(m.max()) == 0:
-        raise bad(
-            "mask", "0 everywhere", "it is empty, nothing would be sampled; 1 is where the model works", line
-        )
-    m = m[:, None]
-    if tuple(m.shape[-2:]) != tuple(shape[-2:]):
-        m = torch.nn.functional.interpolate(m, size=tuple(shape[-2:]), mode="bilinear", antialias=True).clamp(
-            0, 1
-        )
+        wanted = "it is empty, nothing would be sampled; 1 is where the model works"
+        raise bad("mask", "0 everywhere", wanted, line)
+    m, size = m[:, None], tuple(shape[-2:])
+    if tuple(m.shape[-2:]) != size:
+        m = torch.nn.functional.interpolate(m, size=size, mode="bilinear", antialias=True).clamp(0, 1)
     return m.expand(shape[0], -1, -1, -1).contiguous()
 
 

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 import torch
 import xarray as xr
 
@@ -74,7 +73,7 @@ def ladder(model: Any, latent: Any, *, schedule: str = "normal", steps: int = 20
         raise unknown("coupling", coupling, COUPLINGS, 'tk.ladder(model, latent, coupling="{}")')
     every = inputs.whole("every", every, 1, None, f"{call}, every=1)")
     seed = inputs.whole("seed", seed, -(2**63), None, "seed=0")
-    x = inputs.latent(model, latent)
+    x = inputs.latent(inputs.model(model), latent)
     steps = inputs.whole("steps", steps, 1, None, f"{call}, steps=20)")
     falling = inputs.falling(model.levels, schedule, steps, "euler", start_at_step, end_at_step, call)
     last = len(inputs.falling(model.levels, schedule, steps, "euler", 0, None, call)) - 1
@@ -82,24 +81,20 @@ def ladder(model: Any, latent: Any, *, schedule: str = "normal", steps: int = 20
         last if end_at_step is None else int(end_at_step)
     )  # a rung is keyed by its place in the whole schedule
     picked = [*range(0, len(falling) - 1, every), len(falling) - 1]
-    levels = [falling[::-1][k] for k in picked]
-    if noise is not None and tuple(np.shape(noise)) != (len(levels), *x.shape):
-        raise bad(
-            "noise",
-            tuple(np.shape(noise)),
-            f"of the size of the result, {(len(levels), *x.shape)}",
-            f"{call}, noise=None)",
-        )
-    keyed, uncalled = Keyed(seed, x.shape, x.dtype, x.device), _Uncalled(model)
+    levels = [falling[len(falling) - 1 - k] for k in picked]
+    given = None if noise is None else inputs.tensor("noise", noise, f"{call}, noise=None)")
+    if given is not None and tuple(given.shape) != (len(levels), *x.shape):
+        wanted = f"of the size of the result, {(len(levels), *x.shape)}"
+        raise bad("noise", tuple(given.shape), wanted, f"{call}, noise=None)")
+    if given is not None and not bool(torch.isfinite(given).all()):
+        raise bad("noise", "NaN or Inf in it", "finite numbers, unit normal", f"{call}, noise=None)")
+    keyed, uncalled = Keyed(seed, x.shape, x.dtype, x.device, rungs=lowest + len(falling)), _Uncalled(model)
     attrs = provenance(uncalled, kind="ladder", coupling=coupling if noise is None else "given",
                        schedule=schedule, steps=steps, direction="up", seed=seed, normalize=mode)  # fmt: skip
-    with Recorder(
-        save, uncalled, levels, x.shape, attrs, ["latent", "shift", "scale"], "float32"
-    ).guard() as record:
+    names = ["latent", "shift", "scale"]
+    with Recorder(save, uncalled, levels, x.shape, attrs, names, "float32").guard() as record:
         for row, k in enumerate(bar(picked, len(picked), f"ladder, {coupling}", progress)):
-            unit = (
-                coupled(coupling, keyed, lowest + k) if noise is None else torch.as_tensor(noise[row]).to(x)
-            )
+            unit = coupled(coupling, keyed, lowest + k) if given is None else given[row].to(x)
             state = model.path.mix(x, unit, levels[row])
             shift, scale = shift_and_scale(as_numpy(state), mode)
             record.put("shift", row, shift)

@@ -34,6 +34,8 @@ class Keyed:
     shape : (sample, channel, y, x)
     dtype, device
         Of what is returned; the draw itself is float32 on the CPU.
+    rungs : int
+        How many rungs will be asked for, to refuse too many before the first one.
 
     Raises
     ------
@@ -41,7 +43,15 @@ class Keyed:
         Beyond 16,384 samples, 65,536 rungs or 4 draws a rung, where keys would collide.
     """
 
-    def __init__(self, seed: int, shape: Sequence[int], dtype: torch.dtype = torch.float64, device="cpu"):
+    def __init__(self, seed: int, shape: Sequence[int], dtype: torch.dtype = torch.float64, device="cpu",
+                 rungs: int = 1):  # fmt: skip
+        if rungs > RUNGS:
+            raise bad(
+                "steps",
+                rungs,
+                f"at most {RUNGS} rungs in a run that draws noise: keys would repeat",
+                "steps=65535",
+            )
         if shape[0] > SAMPLES:
             raise bad(
                 "samples",

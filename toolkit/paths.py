@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .errors import bad
+
 
 @dataclass(frozen=True)
 class Path:
@@ -62,7 +64,8 @@ class Path:
         then renoise. eta = 0 gives (t, 1, 0). Raises ValueError for t > s, where up has no real value.
         """
         if t > s:
-            raise ValueError(f"an ancestral step goes down in sigma, not from {s:.6g} up to {t:.6g}")
+            why = "an ancestral step goes down in sigma: upwards its noise has no real variance"
+            raise bad("sigmas", (s, t), why, 'tk.solver("euler")')
         if eta == 0 or t == 0:
             return t, 1.0, 0.0
         if self.name == "VE":

@@ -62,8 +62,12 @@ class Plan:
     pinned: torch.Tensor | None = None
     pinned_noise: torch.Tensor | None = None
 
+    noise: Keyed = field(init=False)
+
     def __post_init__(self) -> None:
         self.stepper = self.stepper or self.solver
+        rungs = len(self.levels) if self.solver.stochastic else 1
+        self.noise = Keyed(self.seed, self.x.shape, self.x.dtype, self.x.device, rungs=rungs)
 
 
 def replay(ds: xr.Dataset, model: Any, asked: Asked) -> Plan:
@@ -87,7 +91,10 @@ def replay(ds: xr.Dataset, model: Any, asked: Asked) -> Plan:
     def tensor(values: Any) -> torch.Tensor:
         return torch.from_numpy(np.array(values, np.float64, order="C")).to(getattr(model, "device", "cpu"))
 
-    plan = Plan(solver, levels, tensor(latent[-1].values), **bound, seed=facts["seed"],
+    top = latent[-1].values
+    if "top" in ds and np.array_equal(ds.top.values.astype(top.dtype), top):
+        top = ds.top.values  # the same state, in full precision
+    plan = Plan(solver, levels, tensor(top), **bound, seed=facts["seed"],
                 schedule=facts["schedule"], kind="unsample",
                 inverse=inverse if same else "reverse")  # fmt: skip
     plan.edited = [name for name, value in bound.items() if inputs.plain(value) != facts[name]]
@@ -120,8 +127,20 @@ def _check(ds: xr.Dataset, model: Any, asked: Asked) -> None:
         raise bad("start", given, "a replay starts from raw states in model space", line)
     if "latent" not in ds or not np.isfinite(ds.latent.isel(step=-1).values).all():
         raise bad("start", list(ds.data_vars), "its last row of `latent` is what a replay starts from", line)
-    if model.channels is not None and ds.sizes["channel"] != model.channels:
-        raise bad("start", dict(ds.sizes), f"this model has {model.channels} channels", line)
+    shape, wanted = tuple(ds.sizes[d] for d in ("channel", "y", "x")), getattr(model, "shape", None)
+    if (model.channels is not None and shape[0] != model.channels) or (
+        wanted is not None and shape != tuple(wanted)
+    ):
+        sizes = {d: ds.sizes[d] for d in ("channel", "y", "x")}
+        raise bad("start", sizes, f"this model's latents are {wanted or (model.channels, 'y', 'x')}", line)
+    if ds.attrs["path"] != model.path.name:
+        raise bad(
+            "start", ds.attrs["path"], f"this model is on {model.path.name}: another noise altogether", line
+        )
+    if ds.attrs["inverse"] == "offsets" and "offset" not in ds:
+        raise bad(
+            "start", list(ds.data_vars), "its offsets are gone, and nothing else brings the image back", line
+        )
     fixed = {"start_at_step": asked.start_at_step or None, "add_noise": None if asked.add_noise else False}
     for name in ("noise", "shape", "mask", "end_at_step", "sigmas", "start_at_step", "add_noise"):
         value = fixed.get(name, getattr(asked, name))
@@ -139,6 +158,8 @@ def fresh(model: Any, start: Any, asked: Asked) -> Plan:
     cfg = 1.0 if asked.cfg is None else asked.cfg
     guide(model, asked.prompt, asked.negative, cfg)  # conditions are wrong before anything else is
     if start is not None:
+        if asked.shape is not None:
+            raise bad("shape", asked.shape, "`start` has the shape already", f"{call}, start=latent)")
         x0 = inputs.latent(model, start, "start", "tk.sample(model, start=model.encode(image))")
     elif asked.mask is not None:
         raise bad(
@@ -162,7 +183,16 @@ def fresh(model: Any, start: Any, asked: Asked) -> Plan:
         part = (asked.start_at_step, asked.end_at_step)
         levels = inputs.falling(model.levels, schedule, steps, solver.name, *part, call)
     else:
-        levels, schedule = inputs.grid(asked.sigmas, rising=False), "given"
+        if asked.start_at_step or asked.end_at_step is not None:
+            given = (asked.start_at_step, asked.end_at_step)
+            raise bad(
+                "start_at_step",
+                given,
+                "a part of a schedule; cut `sigmas` yourself",
+                f"{call}, sigmas=sigmas[2:])",
+            )
+        levels, schedule = inputs.grid(asked.sigmas, False, model.path), "given"
+    inputs.distinct(solver, levels, "steps" if asked.sigmas is None else "sigmas")
     if asked.noise is None:
         unit = Keyed(asked.seed, x0.shape, x0.dtype, x0.device).start()
     else:
@@ -196,7 +226,10 @@ def _shape(model: Any, shape: Any, prompt: Any, noise: Any) -> tuple[int, ...]:
         shape = noise.shape
     own = getattr(model, "shape", None)
     if shape is None and own is not None:
-        return (len(prompt) if isinstance(prompt, (list, tuple)) else 1, *own)
+        samples = len(prompt) if isinstance(prompt, (list, tuple)) else 1
+        if samples == 0:
+            raise bad("prompt", prompt, "a list is one a sample, and this one is empty", "prompt=3")
+        return (samples, *own)
     line = "tk.sample(model, shape=(1, 4, 64, 64))"
     if shape is None:
         raise bad("shape", shape, "this model takes any size, so say (sample, channel, y, x)", line)

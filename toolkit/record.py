@@ -141,6 +141,7 @@ class Recorder:
         )
         self.dtype = np.dtype(save.dtype or dtype)
         self._keep = [i % save.every == 0 or i == self.count - 1 for i in range(self.count)]
+        self.phase = ""  # what pass over the rows this is, for messages
         self._own: dict[str, tuple[str, ...]] = {}
         self.sink = _Store(save.store, self.coordinates, self.attrs) if save.store is not None else _Memory()
         for name in variables:
@@ -163,12 +164,15 @@ class Recorder:
         )
         self.sink.create(name, dims, shape or [self.sizes[d] for d in dims], kind)
 
+    def check(self, row: int, x: torch.Tensor) -> None:
+        """Stops the run where `x`, computed for this row, is not finite."""
+        if not math.isfinite(float(x.sum())):
+            where = f"step {row}, sigma {self.sigmas[row]:.6g}, solver {self.solver}{self.phase}"
+            raise FloatingPointError(f"NaN or Inf in the state at {where}")
+
     def state(self, row: int, x: torch.Tensor) -> None:
         """The state at a row; stops the run where it is not finite."""
-        if not math.isfinite(float(x.sum())):
-            raise FloatingPointError(
-                f"NaN or Inf in the state at step {row}, sigma {self.sigmas[row]:.6g}, solver {self.solver}"
-            )
+        self.check(row, x)
         arrays, values = self.sink.arrays, as_numpy(x)
         if self._keep[row] and "latent" in arrays:
             arrays["latent"][row] = values
@@ -201,21 +205,23 @@ class Recorder:
         self.state(to, step.x_next)
 
     def _ask(self, step: Any, row: int) -> None:
-        for name, value in self.save.fn(step).items():
-            values = np.asarray(as_numpy(value), np.float64)
+        line = 'tk.Save(fn=lambda step: {"largest": step.x.amax((1, 2, 3))})'
+        answer = self.save.fn(step)
+        if not isinstance(answer, Mapping):
+            raise bad("fn", type(answer), "it must return a dict of numbers or arrays", line, TypeError)
+        for name, value in answer.items():
+            values = np.asarray(as_numpy(value))
+            known = ("step", *("sample", "channel", "y", "x")[: values.ndim])
+            fits = values.dtype.kind in "biuf" and [self.sizes.get(d) for d in known[1:]] == list(
+                values.shape
+            )
+            taken = name in VARIABLES or name in self.coordinates or name == "written"
+            if not fits or taken or not str(name).isidentifier():
+                wanted = (
+                    "a new name with a real scalar, (sample,), (sample, channel) or (sample, channel, y, x)"
+                )
+                raise bad("fn", (name, str(values.dtype), values.shape), wanted, line)
             if name not in self._own:
-                known = ("step", *("sample", "channel", "y", "x")[: values.ndim])
-                fits = [self.sizes[d] for d in known[1:]] == list(values.shape)
-                if name in VARIABLES or name in self.coordinates or not fits or not str(name).isidentifier():
-                    wanted = (
-                        "a new name with a scalar, (sample,), (sample, channel) or (sample, channel, y, x)"
-                    )
-                    raise bad(
-                        "fn",
-                        (name, values.shape),
-                        wanted,
-                        'tk.Save(fn=lambda step: {"largest": step.x.amax((1, 2, 3))})',
-                    )
                 self._own[name] = known
                 self.make(name, known, (self.count, *values.shape))
             self.sink.arrays[name][row] = values
@@ -228,7 +234,7 @@ class Recorder:
                 yield self
         except BaseException as exc:
             reason = str(exc) or type(exc).__name__
-            where = f"stopped at row {self.newest} of {self.count - 1}"
+            where = f"stopped at row {self.newest} of {self.count - 1}{self.phase}"
             if self.newest >= 0:
                 exc.dataset = self.finish(stopped=f"{where}: {reason}")
                 how = f'tk.open("{self.save.store}")' if self.save.store is not None else "exc.dataset"

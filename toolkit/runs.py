@@ -130,9 +130,10 @@ def unsample(model: Any, latent: Any, *, solver: str | Solver = "euler", inverse
     """
     save, mode, chosen = checked_save(save), checked_mode(normalize), find_solver(solver)
     strategy, ladder = choose(chosen, inverse), climber(via)
-    x = _stored(inputs.latent(model, latent), save.dtype)
+    x = _stored(inputs.latent(inputs.model(model), latent), save.dtype)
     levels, schedule = _rising(model, chosen, schedule, steps, end_at_step, sigmas, sigma_shift)
     seed = inputs.whole("seed", seed, -(2**63), None, "seed=0")
+    noise = Keyed(seed, x.shape, x.dtype, x.device, rungs=len(levels) if chosen.stochastic else 1)
     denoiser = _denoiser(model, x, prompt, negative, cfg)
     if strategy == "reverse" and denoiser.cfg > GUIDED:
         warnings.warn(
@@ -154,7 +155,9 @@ def unsample(model: Any, latent: Any, *, solver: str | Solver = "euler", inverse
     with Recorder(save, denoiser, levels, x.shape, attrs, ["latent", "denoised", *names]).guard() as record:
         states = _climb(record, denoiser, climbing, x, levels, progress, strategy)
         if strategy == "offsets":
-            _offsets(record, denoiser, chosen, states, levels, seed, progress)
+            _offsets(record, denoiser, chosen, states, levels, noise, progress)
+        if strategy == "algebraic" and record.dtype != np.float64:
+            extra["top"] = as_numpy(states[-1])  # the pair of states is exact only whole
         extra |= _normal(as_numpy(states[-1]), mode)
         return record.finish(extra, model_calls=denoiser.calls, network_rows=denoiser.rows)
 
@@ -173,7 +176,8 @@ def _rising(
         )
         levels = levels[: len(levels) - dropped]
     else:
-        levels, schedule = inputs.grid(sigmas, rising=True), "given"
+        levels, schedule = inputs.grid(sigmas, True, model.path), "given"
+    inputs.distinct(solver, levels, "steps" if sigmas is None else "sigmas")
     levels = [s + shift for s in levels]
     if levels[0] < 0:
         raise bad("sigma_shift", shift, "no level may fall below 0", "sigma_shift=0.0")
@@ -224,12 +228,12 @@ def _gap(step: Any) -> torch.Tensor:
 
 
 def _offsets(record: Recorder, denoiser: Any, solver: Solver, states: list[torch.Tensor], levels: list[float],
-             seed: int, progress: bool) -> None:  # fmt: skip
+             noise: Keyed, progress: bool) -> None:  # fmt: skip
     """The recording pass down the ladder; fills `offset`, and the counters and opinions that it adds."""
     top, bottom = len(levels) - 1, 1 if levels[0] == 0 else 0
+    record.phase = ", in the pass that records offsets"
     start = _stored(states[-1], record.dtype)
     recording = Recording(solver, lambda i: states[len(states) - 1 - i])
-    noise = Keyed(seed, start.shape, start.dtype, start.device)
     for name in ("offset", "offset_norm"):
         for row in range(bottom + 1):
             record.put(name, row, 0.0)
@@ -238,6 +242,7 @@ def _offsets(record: Recorder, denoiser: Any, solver: Solver, states: list[torch
     hops = walk(denoiser, recording, start, levels[::-1], noise=noise, stop=top - bottom)
     for step in bar(hops, top - bottom, f"offsets, {solver.name}", progress):
         row = top - step.span.i
+        record.check(row, step.x_next)
         record.put("offset", row, step.seen.info["offset"])
         record.put("offset_norm", row, step.seen.info["offset_norm"])
         calls[row], rows[row] = denoiser.calls - seen[0], denoiser.rows - seen[1]
@@ -305,6 +310,7 @@ def sample(model: Any, start: Any = None, *, solver: str | Solver | None = None,
     seed = inputs.whole("seed", seed, -(2**63), None, "seed=0")
     asked = Asked(solver, schedule, steps, sigmas, start_at_step, end_at_step, prompt, negative, cfg, mask,
                   noise, add_noise, shape, seed)  # fmt: skip
+    inputs.model(model)
     plan = replay(start, model, asked) if isinstance(start, xr.Dataset) else fresh(model, start, asked)
     denoiser = _denoiser(model, plan.x, plan.prompt, plan.negative, plan.cfg)
     extra = {}
@@ -332,8 +338,7 @@ def _descend(record: Recorder, denoiser: Any, plan: Plan, progress: bool) -> Non
         x, first = plan.aux, 1
         record.state(1, x)
     stop = len(plan.levels) - 1 - plan.hop
-    noise = Keyed(plan.seed, x.shape, x.dtype, x.device)
-    hops = walk(denoiser, plan.stepper, x, plan.levels, noise=noise, past=past, start=first, stop=stop)
+    hops = walk(denoiser, plan.stepper, x, plan.levels, noise=plan.noise, past=past, start=first, stop=stop)
     for step in bar(hops, stop - first, f"sample, {plan.solver.name}", progress):
         record.hop(step, step.span.i, step.span.i + 1)
         x = step.x_next

@@ -25,9 +25,11 @@ def latent_in(model: Any, given: Any) -> Latent:
         if "samples" not in given:
             raise bad("latent_image", list(given), "a dict with the key samples", line)
         given, mask = given["samples"], given.get("noise_mask")
-    samples = inputs.latent(model, given, "latent_image", line) * model.latent_scale
+    samples = inputs.latent(model, given, "latent_image", line) * getattr(model, "latent_scale", 1.0)
     if mask is None:
         return Latent(samples, None)
+    if not isinstance(mask, (np.ndarray, torch.Tensor)) or np.asarray(mask).dtype.kind not in "biuf":
+        raise bad("noise_mask", mask, "an array (..., y, x) of weights in 0..1", line, TypeError)
     mask = torch.as_tensor(mask).to(device=samples.device, dtype=torch.float32)
     if mask.ndim < 2 or 0 in mask.shape or not bool(torch.isfinite(mask).all()):
         raise bad("noise_mask", tuple(mask.shape), "finite, of shape (..., y, x)", line)

@@ -8,11 +8,12 @@ import xarray as xr
 
 from .. import inputs
 from ..dataset import Save, label, moments
-from ..denoisers import guide
+from ..denoisers import Model, guide
 from ..errors import bad, unknown
 from ..loop import steps as walk
 from ..masks import Masked
 from ..record import Recorder, as_numpy, provenance
+from ..schedules import SCHEDULES
 from ..schedules import sigmas as schedule_sigmas
 from ..solvers import SOLVERS
 from .latents import Latent, cycled, fit, float32, latent_in
@@ -66,11 +67,11 @@ def unsampler(model: Any, steps: int = 20, end_at_step: int = 0, cfg: float = 1.
     --------
     >>> import toolkit as tk
     >>> model = tk.load()
-    >>> image = model.encode(tk.assets.digits()[0][0]) / model.latent_scale
+    >>> image = model.encode(tk.assets.digits()[0][0]) / scale
     >>> tk.comfy.unsampler(model, steps=4, positive=0, latent_image={"samples": image}).attrs["quirks"]
     ['sigma_shift']
     """
-    levels, quirks = _grid(model, steps, end_at_step, sampler_name, scheduler)
+    levels, quirks = _grid(inputs.model(model), steps, end_at_step, sampler_name, scheduler)
     if normalize not in ("disable", "enable"):
         raise unknown(
             "normalize", normalize, ("disable", "enable"), 'tk.comfy.unsampler(model, normalize="{}")'
@@ -79,8 +80,11 @@ def unsampler(model: Any, steps: int = 20, end_at_step: int = 0, cfg: float = 1.
         raise bad("cfg", cfg, "a number from 0 to 100", "cfg=1.0")
     if latent_image is None:
         raise bad("latent_image", None, "what to unsample", 'latent_image={"samples": latent}', TypeError)
-    latent = latent_in(model, latent_image)
+    latent, scale = latent_in(model, latent_image), getattr(model, "latent_scale", 1.0)
     flow = model.path.name == "FLOW"
+    if isinstance(model, Model):
+        for name, value in (("positive", positive), ("negative", negative)):
+            model.conditions(value, len(latent.samples), name)
     denoiser = guide(model, positive, negative, cfg)
     denoiser.bind(len(latent.samples))
     extra = {}
@@ -90,7 +94,7 @@ def unsampler(model: Any, steps: int = 20, end_at_step: int = 0, cfg: float = 1.
     if flow:
         quirks.append("flow_over_alpha")
     if normalize == "enable":
-        quirks += ["normalized_whole"] + ["normalized_vae_space"] * (model.latent_scale != 1.0)
+        quirks += ["normalized_whole"] + ["normalized_vae_space"] * (scale != 1.0)
     attrs = provenance(denoiser, kind="unsample", solver=sampler_name, solver_options={}, inverse="reverse",
                        via=sampler_name, schedule=scheduler, steps=steps, end_at_step=end_at_step,
                        direction="up", cfg=float(cfg), prompt=positive, negative=negative,
@@ -103,7 +107,7 @@ def unsampler(model: Any, steps: int = 20, end_at_step: int = 0, cfg: float = 1.
         for step in walk(denoiser, SOLVERS[sampler_name], low * latent.samples, levels):
             record.hop(step, step.span.i, step.span.i + 1)
         run = record.finish(extra, model_calls=denoiser.calls, network_rows=denoiser.rows)
-    return _out(run, high, model.latent_scale, normalize == "enable")
+    return _out(run, high, scale, normalize == "enable")
 
 
 def _grid(
@@ -119,6 +123,8 @@ def _grid(
             else f" that runs upwards ({sampler} gives noise or NaN there)"
         )
         raise unknown("sampler_name", sampler, able, f'{call}, sampler_name="{{}}")', why)
+    if scheduler not in SCHEDULES:
+        raise unknown("scheduler", scheduler, SCHEDULES, f'{call}, scheduler="{{}}")')
     steps = inputs.whole("steps", steps, 1, 10_000, f"{call}, steps=20)")
     end = inputs.whole("end_at_step", end_at_step, 0, 10_000, f"{call}, end_at_step=0)")
     falling = schedule_sigmas(model.levels, scheduler, steps, sampler).astype(np.float32)

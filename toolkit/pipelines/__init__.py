@@ -51,8 +51,13 @@ def load(source: Any = None, *, device: Any = None, dtype: Any = None, **options
     import torch
 
     line = 'tk.load(), tk.load("path/to/a/DiTPipeline"), or tk.load(pipe)'
-    if isinstance(device, str) and device.startswith("cuda") and not torch.cuda.is_available():
-        raise bad("device", device, "there is no CUDA device here", 'tk.load(device="cpu")')
+    if device is not None:
+        try:
+            kind = torch.device(device).type
+        except (RuntimeError, TypeError):
+            raise bad("device", device, "a device that torch knows", 'tk.load(device="cpu")') from None
+        if kind == "cuda" and not torch.cuda.is_available():
+            raise bad("device", device, "there is no CUDA device here", 'tk.load(device="cpu")')
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise bad("dtype", dtype, "a floating torch dtype", "tk.load(dtype=torch.float32)", TypeError)
     name = (
@@ -93,7 +98,10 @@ def _read(source: str | PathLike[str], dtype: Any, options: dict[str, Any], line
             raise bad(
                 "source", str(source), "this folder holds no model_index.json of a diffusers pipeline", line
             )
-        family = json.loads(index.read_text()).get("_class_name")
+        try:
+            family = json.loads(index.read_text()).get("_class_name")
+        except (ValueError, AttributeError) as exc:
+            raise bad("source", str(source), f"its model_index.json cannot be read ({exc})", line) from exc
         if family not in FAMILIES:
             raise bad(
                 "source", family, f"not a pipeline this version runs; there are {', '.join(FAMILIES)}", line

@@ -49,23 +49,23 @@ class DiT(Model):
             "dtype": str(self.network.dtype).removeprefix("torch."),
         }
 
-    def conditions(self, prompt: Any, samples: int) -> list[int]:
+    def conditions(self, prompt: Any, samples: int, name: str = "prompt") -> list[int]:
         """Class labels, one a sample; None is the null class, text is looked up in the pipeline's labels."""
-        return one_a_sample(prompt, samples, self._label)
+        return one_a_sample(prompt, samples, self._label, name)
 
-    def _label(self, prompt: Any) -> int:
+    def _label(self, prompt: Any, name: str) -> int:
         if prompt is None:
             return self.classes
         if isinstance(prompt, str) and self.labels:
             if prompt not in self.labels:
-                raise unknown("prompt", prompt, self.labels, 'prompt="{}"')
+                raise unknown(name, prompt, self.labels, f'{name}="{{}}"')
             return self.labels[prompt]
         if (
             isinstance(prompt, bool)
             or not isinstance(prompt, (int, np.integer))
             or not 0 <= prompt < self.classes
         ):
-            raise bad("prompt", prompt, f"a class label from 0 to {self.classes - 1}", "prompt=3")
+            raise bad(name, prompt, f"a class label from 0 to {self.classes - 1}", f"{name}=3")
         return int(prompt)
 
     def x0(self, x: torch.Tensor, sigma: float, conditions: list[int]) -> torch.Tensor:
@@ -145,18 +145,23 @@ def fingerprint(*modules: torch.nn.Module) -> str:
 def _pixels(image: Any, channels: int) -> np.ndarray:
     """Images as (sample, channel, y, x) float32 in 0..1."""
     line = 'model.encode(PIL.Image.open("digit.png"))'
-    if isinstance(image, (list, tuple)):
+    if isinstance(image, (list, tuple)) and image:
         return np.concatenate([_pixels(one, channels) for one in image])
     if type(image).__module__.startswith("PIL."):
         image = np.asarray(image.convert("L" if channels == 1 else "RGB"))
     elif isinstance(image, torch.Tensor):
         image = image.detach().cpu().numpy()
     if not isinstance(image, np.ndarray):
-        raise bad("image", type(image), "a PIL image, an array, or a list of them", line, TypeError)
+        given = image if isinstance(image, (list, tuple)) else type(image)
+        raise bad("image", given, "a PIL image, an array, or a list of them", line, TypeError)
     if image.dtype == np.uint8:
         image = image.astype(np.float32) / 255.0
-    if image.dtype.kind != "f" or not np.isfinite(image).all() or image.min() < 0 or image.max() > 1:
-        raise bad("image", str(image.dtype), "uint8, or floats in 0..1", line)
+    real = image.dtype.kind == "f" and image.size > 0
+    if not real or not np.isfinite(image).all() or image.min() < 0 or image.max() > 1:
+        given = str(image.dtype)
+        if image.dtype.kind == "f":
+            given = f"values from {image.min():.4g} to {image.max():.4g}" if image.size else "no pixels"
+        raise bad("image", given, "uint8, or floats in 0..1", line)
     if image.ndim in (3, 4) and image.shape[-1] in (1, 3):
         image = image[None] if image.ndim == 3 else image
         image = (

@@ -1,6 +1,7 @@
 """The table of solvers: a new one is one function and one row here."""
 
 import inspect
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -10,9 +11,11 @@ from .contract import Eval, Solver, Span, Step
 from .logsnr import dpmpp_2m
 from .multistep import lms
 from .onestep import euler, euler_ancestral, heun, midpoint
-from .reversible import obelm
+from .reversible import BOOTSTRAPS, obelm
 
 __all__ = ["SOLVERS", "Eval", "Solver", "Span", "Step", "solver"]
+
+CHOICES = {"bootstrap": tuple(BOOTSTRAPS)}  # options that are names
 
 SOLVERS = Table(
     "Solvers", "solver", 'tk.solver("{}")',
@@ -61,10 +64,17 @@ def solver(name: str | Solver, **options: Any) -> Solver:
     tk.solver('euler_ancestral', eta=0.5)
     """
     row = name if isinstance(name, Solver) else SOLVERS[name]
-    known = list(inspect.signature(row.function).parameters)[5:]
+    known = dict(list(inspect.signature(row.function).parameters.items())[5:])
     for option, value in options.items():
         if option not in known:
             if not known:
                 raise bad(option, value, f"{row.name} has no options", f'tk.solver("{row.name}")')
             raise unknown("option", option, known, f'tk.solver("{row.name}", {{}}=...)')
+        usual = known[option].default
+        if option in CHOICES and value not in CHOICES[option]:
+            raise unknown(option, value, CHOICES[option], f'tk.solver("{row.name}", {option}="{{}}")')
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        if isinstance(usual, float) and not (number and value >= 0):
+            line = f'tk.solver("{row.name}", {option}={usual})'
+            raise bad(option, value, "a finite number, 0 or more", line)
     return replace(row, options={**row.options, **options}) if options else row

@@ -23,6 +23,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from ..errors import bad
+
 
 class Eval(NamedTuple):
     """What one step saw: the sigma used, the state handed in, the denoiser's x0 there.
@@ -96,7 +98,15 @@ class Solver:
     def step(self, model: Any, x: Any, span: Span, past: tuple[Eval, ...], noise: Any) -> tuple[Any, Eval]:
         """One hop, with the model calls it made written into the Eval."""
         before = model.calls
-        x_next, seen = self.function(model, x, span, past, noise, **self.options)
+        try:
+            x_next, seen = self.function(model, x, span, past, noise, **self.options)
+        except ZeroDivisionError:
+            if span.s != 0:
+                raise
+            why = "no slope at sigma 0: the hop to the lowest level is alpha*x, start from there"
+            raise bad(
+                "sigmas", (span.s, span.t), why, "tk.steps(model, solver, alpha * x, sigmas, start=1)"
+            ) from None
         return x_next, Eval(seen[0], seen[1], seen[2], seen[3], model.calls - before, seen[5])
 
     def grid(self, sigmas: Any) -> tuple[float, ...]:

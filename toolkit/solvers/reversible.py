@@ -4,7 +4,7 @@ They need a remembered x, the one exception to the contract's first rule: betwee
 state.
 """
 
-from ..errors import bad, unknown
+from ..errors import bad
 from .contract import Eval
 from .onestep import euler, midpoint
 
@@ -22,8 +22,6 @@ def obelm(model, x, span, past, noise, bootstrap: str = "midpoint"):
     """
     s, t = span.s, span.t
     if not past:
-        if bootstrap not in BOOTSTRAPS:
-            raise unknown("bootstrap", bootstrap, BOOTSTRAPS, 'tk.solver("obelm", bootstrap="{}")')
         return BOOTSTRAPS[bootstrap](model, x, span, past, noise)
     D = model.denoise(x, s).x0
     if t == 0:
