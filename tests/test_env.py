@@ -75,4 +75,5 @@ def test_commands_named_elsewhere_exist(name: str):
 def test_each_command_is_phony_and_explained():
     phony = set(re.search(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE).group(1).split())
     explained = set(re.findall(r"^([a-z-]+):.*## ", MAKEFILE, re.MULTILINE))
-    assert phony == explained == TARGETS == {"help", "demo", "test", "test-slow", "lab", "lint", "clean"}
+    assert phony == explained == TARGETS
+    assert {"help", "demo", "test", "test-slow", "lab", "lint", "clean"} <= TARGETS

@@ -2,6 +2,8 @@
 
 import importlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path as FilePath
 from typing import Any
@@ -111,4 +113,19 @@ def _read(source: str | PathLike[str], dtype: Any, options: dict[str, Any], line
         raise bad("source", str(source), "neither a folder that exists nor a hub id owner/name", line)
     # low_cpu_mem_usage asks for accelerate; an older diffusers, with torch_dtype, ignores dtype: hence `to`
     options = {"dtype": dtype, "use_safetensors": True, "low_cpu_mem_usage": False, **options}
-    return diffusers.DiffusionPipeline.from_pretrained(str(source), **options).to(dtype)
+    with _quiet(diffusers.utils.logging):
+        return diffusers.DiffusionPipeline.from_pretrained(str(source), **options).to(dtype)
+
+
+@contextmanager
+def _quiet(logging: Any) -> Iterator[None]:
+    """diffusers remarks on every DiT folder's labels and draws a bar for a load of milliseconds; errors stay."""
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
