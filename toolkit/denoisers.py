@@ -22,7 +22,16 @@ from .tables import Table
 
 
 class Denoised(NamedTuple):
-    """A denoiser's answer: `x0` with guidance and, where it was asked for, `uncond` without."""
+    """A denoiser's answer: `x0` with guidance and, where it was asked for, `uncond` without.
+
+    Both have the shape of the state, (sample, channel, y, x).
+
+    Examples
+    --------
+    >>> import torch, toolkit as tk
+    >>> tk.denoiser(lambda x, sigma: tk.Denoised(0.5 * x)).denoise(torch.ones(1, 1, 2, 2), 1.0).x0.sum()
+    tensor(2.)
+    """
 
     x0: torch.Tensor
     uncond: torch.Tensor | None = None
@@ -135,6 +144,13 @@ class Denoiser:
 
     Carries `path`, `levels`, `channels`, and counts its `calls` and network `rows`; made by `guide` and
     `denoiser`.
+
+    Examples
+    --------
+    >>> import torch, toolkit as tk
+    >>> model = tk.guide(tk.load(), prompt=3, cfg=2.0)
+    >>> model.denoise(torch.zeros(1, 4, 8, 8), 1.0).x0.shape, model.calls, model.rows
+    (torch.Size([1, 4, 8, 8]), 1, 2)
     """
 
     def __init__(self, model: Any, prompt: Any = None, negative: Any = None, cfg: float = 1.0):

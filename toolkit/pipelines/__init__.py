@@ -119,7 +119,7 @@ def _read(source: str | PathLike[str], dtype: Any, options: dict[str, Any], line
 
 @contextmanager
 def _quiet(logging: Any) -> Iterator[None]:
-    """diffusers remarks on every DiT folder's labels and draws a bar for a load of milliseconds; errors stay."""
+    """diffusers remarks on every DiT folder's labels, and draws a bar for a short load; errors stay."""
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
