@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 
 from .errors import bad
 from .paths import VE, Path
@@ -413,9 +414,10 @@ class GaussianMixture(Model):
         return (gain * flat + (1.0 - gain * alpha) * mean).view(x.shape).to(x.dtype)
 
     def probability_flow(self, x, sigmas: Sequence[float], *, prompt: Any = None, negative: Any = None,
-                         cfg: float = 1.0, tolerance: float = 1e-10) -> torch.Tensor:  # fmt: skip
+                         cfg: float = 1.0, tolerance: float = 1e-10,
+                         progress: bool = False) -> torch.Tensor:  # fmt: skip
         """The exact probability-flow solution through `sigmas`; see `probability_flow`."""
-        return probability_flow(guide(self, prompt, negative, cfg), x, sigmas, tolerance)
+        return probability_flow(guide(self, prompt, negative, cfg), x, sigmas, tolerance, progress)
 
 
 def one_a_sample(prompt: Any, samples: int, resolve: Callable[[Any, str], Any], name: str) -> list:
@@ -428,7 +430,8 @@ def one_a_sample(prompt: Any, samples: int, resolve: Callable[[Any, str], Any], 
     return [resolve(p, name) for p in prompt]
 
 
-def probability_flow(model: Denoiser, x, sigmas: Sequence[float], tolerance: float = 1e-10) -> torch.Tensor:
+def probability_flow(model: Denoiser, x, sigmas: Sequence[float], tolerance: float = 1e-10,
+                     progress: bool = False) -> torch.Tensor:  # fmt: skip
     """The ODE dx/dsigma = (x - D)/sigma by DOP853 in log sigma: the truth that accuracy is measured against.
 
     Parameters
@@ -440,6 +443,8 @@ def probability_flow(model: Denoiser, x, sigmas: Sequence[float], tolerance: flo
         Monotone, rising or falling.
     tolerance : float
         Relative and absolute tolerance of the integrator.
+    progress : bool
+        Show a progress bar, in log sigma.
 
     Returns
     -------
@@ -460,22 +465,19 @@ def probability_flow(model: Denoiser, x, sigmas: Sequence[float], tolerance: flo
     levels = np.asarray([float(s) for s in sigmas])
     hops = np.diff(levels)
     if len(levels) < 2 or levels.min() <= 0 or not (np.all(hops > 0) or np.all(hops < 0)):
-        raise bad(
-            "sigmas",
-            levels.tolist(),
-            "two or more positive levels, rising or falling",
-            "sigmas=[0.03, 1.0, 14.6]",
-        )
-    x = torch.as_tensor(x, dtype=torch.float64)
+        wanted = "two or more positive levels, rising or falling"
+        raise bad("sigmas", levels.tolist(), wanted, "sigmas=[0.03, 1.0, 14.6]")
+    x, time = torch.as_tensor(x, dtype=torch.float64), np.log(levels)
+    bar = tqdm(total=100, desc="true ODE, % of log sigma", leave=False, disable=not progress)
 
     def slope(log_sigma: float, flat: np.ndarray) -> np.ndarray:
         state = torch.from_numpy(flat).view(x.shape).to(x.device)
+        bar.update(max(0, int(100 * (log_sigma - time[0]) / (time[-1] - time[0])) - bar.n))
         return (state - model.denoise(state, math.exp(log_sigma)).x0).flatten().cpu().numpy()
 
-    time = np.log(levels)
-    found = solve_ivp(
-        slope, (time[0], time[-1]), x.flatten().cpu().numpy(), "DOP853", time, rtol=tolerance, atol=tolerance
-    )
+    start = x.flatten().cpu().numpy()
+    with bar:
+        found = solve_ivp(slope, time[[0, -1]], start, "DOP853", time, rtol=tolerance, atol=tolerance)
     if not found.success:
         raise RuntimeError(f"the reference ODE was not solved to {tolerance:g}: {found.message}")
     return torch.from_numpy(np.ascontiguousarray(found.y.T)).view(len(levels), *x.shape).to(x.device)

@@ -101,7 +101,7 @@ def round_trip(model: Any, latent: Any, *, solver: Any = "euler", prompt: Any = 
         if len(levels) > 1:
             start = torch.from_numpy(given / alpha) * model.path.alpha(levels[0])
             true = model.probability_flow(
-                start.to(model.device), [levels[0], levels[-1]], tolerance=1e-8, **asked
+                start.to(model.device), [levels[0], levels[-1]], tolerance=1e-8, progress=progress, **asked
             )[-1]
             accuracy = relative(top, true.cpu().numpy())
     spread = np.sqrt(np.square(top - top.mean((1, 2, 3), keepdims=True)).mean((1, 2, 3)))
