@@ -18,6 +18,7 @@ from playwright.sync_api import Page, sync_playwright
 import toolkit as tk
 
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--force-prefers-reduced-motion"]
+NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 WAIT = 30_000  # ms; only how long a failure takes
 CODE_CELL = "import toolkit as tk\nview = tk.view(tk.testing.unsample_dataset())\nview"
 
@@ -286,6 +287,8 @@ def lab(tmp_path_factory):
     settings.write_text('{"fetchNews": "false", "checkForUpdates": false}')
     (home / "ws").mkdir()
     (home / "ws/view.ipynb").write_text(json.dumps(_notebook()))
+    for notebook in NOTEBOOKS:
+        shutil.copy(notebook, home / "ws")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -390,3 +393,28 @@ def test_the_widget_in_jupyterlab(browser, lab):
     page.wait_for_selector(".tk-view.tk-dark")
     changed(page, before)
     context.close()
+
+
+@pytest.mark.parametrize("notebook", [path.name for path in NOTEBOOKS])
+def test_a_notebook_runs_in_jupyterlab_from_top_to_bottom(browser, lab, notebook):
+    """Every cell runs, nothing is written to stderr, and the view draws itself."""
+    with browser.new_context(viewport={"width": 1300, "height": 1600}) as context:
+        page = context.new_page()
+        page.set_default_timeout(3 * WAIT)
+        page.goto(f"{lab}/lab/tree/{notebook}?token=tok&reset")
+        page.wait_for_selector("#jupyterlab-splash", state="detached")
+        page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
+        widget = "window.jupyterapp?.shell?.currentWidget"
+        page.wait_for_function(f"() => {widget}?.sessionContext?.session?.kernel?.status === 'idle'")
+        page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")  # resolves when all ran
+        cells = page.evaluate(f"{widget}.content.widgets.filter(c => c.model.type === 'code')"
+                              ".map(c => [c.model.executionCount, c.model.outputs.toJSON()])")  # fmt: skip
+        assert cells
+        for count, outputs in cells:
+            assert count, "a cell did not run"
+            for output in outputs:
+                assert output["output_type"] != "error", output
+                assert output.get("name") != "stderr", output
+        view = page.locator(".tk-view").first
+        view.scroll_into_view_if_needed()
+        page.wait_for_selector(".tk-view .tk-rail svg")
