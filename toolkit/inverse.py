@@ -63,7 +63,21 @@ def climber(via: str | Solver) -> Solver:
 
 
 @dataclass(frozen=True)
-class Recording:
+class Wrapping:
+    """A solver around another: the same memory, the same grid, its own step."""
+
+    solver: Solver
+
+    @property
+    def memory(self) -> int:
+        return self.solver.memory
+
+    def grid(self, sigmas: Any) -> tuple[float, ...]:
+        return self.solver.grid(sigmas)
+
+
+@dataclass(frozen=True)
+class Recording(Wrapping):
     """A solver that walks down a ladder and records by what it misses each rung (2310.01506).
 
     It goes on from y + offset, the value that the replay will have, and not from the rung: then the replay
@@ -71,39 +85,22 @@ class Recording:
     the next rung again.
     """
 
-    solver: Solver
     ladder: Callable[[int], torch.Tensor]  # the state at level i of the falling grid
-
-    @property
-    def memory(self) -> int:
-        return self.solver.memory
-
-    def grid(self, sigmas: Any) -> tuple[float, ...]:
-        return self.solver.grid(sigmas)
 
     def step(self, model: Any, x: Any, span: Span, past: tuple[Eval, ...], noise: Any) -> tuple[Any, Eval]:
         y, seen = self.solver.step(model, x, span, past, noise)
         rung = self.ladder(span.i + 1)
         offset = rung - y
         hop = (rung - x).flatten(1).norm(dim=1).clamp_min(1e-300)
-        return y + offset, seen._replace(
-            info={"offset": offset, "offset_norm": offset.flatten(1).norm(dim=1) / hop}
-        )
+        info = {"offset": offset, "offset_norm": offset.flatten(1).norm(dim=1) / hop}
+        return y + offset, seen._replace(info=info)
 
 
 @dataclass(frozen=True)
-class Replaying:
+class Replaying(Wrapping):
     """A solver with recorded offsets: the same step, and the same addition."""
 
-    solver: Solver
     offset: Callable[[int], torch.Tensor]  # what hop i of the falling grid adds
-
-    @property
-    def memory(self) -> int:
-        return self.solver.memory
-
-    def grid(self, sigmas: Any) -> tuple[float, ...]:
-        return self.solver.grid(sigmas)
 
     def step(self, model: Any, x: Any, span: Span, past: tuple[Eval, ...], noise: Any) -> tuple[Any, Eval]:
         y, seen = self.solver.step(model, x, span, past, noise)
