@@ -48,7 +48,7 @@ def load(source: Any = None, *, device: Any = None, dtype: Any = None, **options
     --------
     >>> import toolkit as tk
     >>> tk.load()
-    digits(path=VE, latent=4 x 8 x 8, sigma=0.02917 to 14.61, prediction=eps, classes=10, dtype=float32)
+    digits(path=VE, latent=4 x 8 x 8, sigma=0.02917 to 14.61, prediction=v, classes=10, dtype=float32)
     """
     import torch
 
