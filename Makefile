@@ -7,6 +7,8 @@ TORCH_INDEX ?=
 LAB_FLAGS   ?=
 
 RUN   := HF_HUB_OFFLINE=1 .venv/bin/python
+# the models of demo and tests are so small that a second thread gains nothing, and waits where the machine is busy
+SMALL := OMP_NUM_THREADS=1 $(RUN)
 READY := .venv/.ready
 MADE  := $(addprefix $(OUT)/,01_unsample.ipynb unsample.zarr unsample.html strip.png results.json)
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval.cfg
@@ -21,14 +23,14 @@ help: ## list these commands
 demo: $(READY) ## a digit to noise and back: the run, its page and a table of errors, in out/
 	@rm -rf $(foreach file,$(MADE),"$(file)")
 	@mkdir -p "$(OUT)"
-	$(RUN) -m papermill notebooks/01_unsample.ipynb "$(OUT)/01_unsample.ipynb" -k python3 -r out_dir "$(OUT)"
+	$(SMALL) -m papermill notebooks/01_unsample.ipynb "$(OUT)/01_unsample.ipynb" -k python3 -r out_dir "$(OUT)"
 	@$(RUN) scripts/results.py "$(OUT)"
 
 test: $(READY) ## all tests: pytest, and every notebook against its stored outputs (minutes)
-	$(RUN) -m pytest tests notebooks $(NBVAL) -m "not slow"
+	$(SMALL) -m pytest tests notebooks $(NBVAL) -m "not slow"
 
 test-slow: $(READY) ## the tests that take longer than that
-	$(RUN) -m pytest tests -m slow || [ $$? -eq 5 ]  # 5: there are none
+	$(SMALL) -m pytest tests -m slow || [ $$? -eq 5 ]  # 5: there are none
 
 lab: $(READY) ## JupyterLab on the notebooks
 	$(RUN) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks/01_unsample.ipynb \
@@ -39,7 +41,7 @@ lint: $(READY) ## ruff: rules and format, notebooks included
 	.venv/bin/python -m ruff format --check .
 
 refresh: $(READY) ## run the notebooks and store their outputs, README's tables and its picture
-	$(RUN) scripts/refresh.py
+	$(SMALL) scripts/refresh.py
 
 clean: ## remove what the commands left, but not .venv
 	rm -rf $(foreach file,$(MADE),"$(file)") build .pytest_cache .ruff_cache .hypothesis

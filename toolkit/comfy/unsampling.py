@@ -67,7 +67,7 @@ def unsampler(model: Any, steps: int = 20, end_at_step: int = 0, cfg: float = 1.
     --------
     >>> import toolkit as tk
     >>> model = tk.load()
-    >>> image = model.encode(tk.assets.digits()[0][0]) / scale
+    >>> image = model.encode(tk.assets.digits()[0][0]) / model.latent_scale
     >>> tk.comfy.unsampler(model, steps=4, positive=0, latent_image={"samples": image}).attrs["quirks"]
     ['sigma_shift']
     """
