@@ -58,7 +58,10 @@ def build_vae() -> AutoencoderKL:
 
 
 def build_transformer() -> DiTTransformer2DModel:
-    """Diffusion transformer on latents (4, 8, 8), with the initialisation of its paper."""
+    """Diffusion transformer on latents (4, 8, 8), with the initialisation of its paper.
+
+    Labels apart, which start at std 1 and not 0.02: a short training does not grow them.
+    """
     transformer = DiTTransformer2DModel(
         num_attention_heads=4,
         attention_head_dim=32,
@@ -202,7 +205,7 @@ def train_transformer(latents: Tensor, labels: Tensor, levels: Tensor) -> tuple[
     losses = []
     for _ in trange(DIT_STEPS, desc="transformer"):
         chosen = torch.randint(len(latents), (DIT_BATCH,))
-        # One timestep from each of 128 equal strata: a steadier gradient than independent draws.
+        # One timestep from each of DIT_BATCH equal strata: a steadier gradient than independent draws.
         timestep = ((torch.arange(DIT_BATCH) + torch.rand(DIT_BATCH)) / DIT_BATCH * len(levels)).long()
         dropped = torch.rand(DIT_BATCH) < LABEL_DROPOUT
         label = labels[chosen].masked_fill(dropped, NULL_LABEL)
