@@ -74,20 +74,15 @@ class _Store:
         folder = FilePath(path)
         line = f'tk.Save(store="{folder.with_name(folder.stem + "-2" + folder.suffix)}")'
         if folder.exists():
-            raise bad(
-                "store",
-                str(path),
-                "there is something of that name already, and nothing is overwritten",
-                line,
-            )
+            why = "there is something of that name already, and nothing is overwritten"
+            raise bad("store", str(path), why, line)
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             empty = xr.Dataset(coords=dict(coordinates), attrs={**attrs, "stopped": UNFINISHED})
             empty.to_zarr(folder, mode="w-", zarr_format=3, consolidated=False)
         except OSError as exc:
-            raise bad(
-                "store", str(path), f"cannot be written ({exc})", 'tk.Save(store="run.zarr")', type(exc)
-            ) from exc
+            line = 'tk.Save(store="run.zarr")'
+            raise bad("store", str(path), f"cannot be written ({exc})", line, type(exc)) from exc
         self.group = zarr.open_group(folder, mode="r+")
         self.arrays: dict[str, Any] = {}
         steps = len(coordinates["step"][1])
@@ -95,14 +90,11 @@ class _Store:
 
     def create(self, name: str, dims: Sequence[str], shape: Sequence[int], dtype: np.dtype) -> None:
         chunks = (1, *shape[1:]) if len(shape) > 3 and dims[0] == "step" else tuple(shape)
-        kind = {
-            "attributes": attributes(name),
-            "fill_value": FILL.get(dtype.kind, False),
-            "dimension_names": dims,
-        }
+        fill, told = FILL.get(dtype.kind, False), attributes(name)
         self.arrays[name] = self.group.create_array(
-            name, shape=shape, chunks=chunks, dtype=dtype, compressors=None, **kind
-        )
+            name, shape=shape, chunks=chunks, dtype=dtype, compressors=None, fill_value=fill,
+            dimension_names=dims, attributes=told,
+        )  # fmt: skip
 
     def flag(self, row: int) -> None:
         """The row is all there."""
@@ -130,15 +122,11 @@ class Recorder:
                  attrs: Mapping, variables: Sequence[str] = ("latent", "denoised"),
                  dtype: str = "float64"):  # fmt: skip
         self.save, self.denoiser, self.sigmas, self.attrs = save, denoiser, list(sigmas), dict(attrs)
-        self.count, self.solver, self.newest = (
-            len(self.sigmas),
-            str(attrs.get("solver", attrs.get("kind"))),
-            -1,
-        )
+        self.count, self.newest = len(self.sigmas), -1
+        self.solver = attrs.get("solver", attrs["kind"])
         self.sizes = dict(zip(("step", "sample", "channel", "y", "x"), (self.count, *shape), strict=True))
-        self.coordinates = rung_coordinates(sigmas, denoiser.levels, denoiser.path) | latent_coordinates(
-            shape
-        )
+        rungs = rung_coordinates(sigmas, denoiser.levels, denoiser.path)
+        self.coordinates = rungs | latent_coordinates(shape)
         self.dtype = np.dtype(save.dtype or dtype)
         self._keep = [i % save.every == 0 or i == self.count - 1 for i in range(self.count)]
         self.phase = ""  # what pass over the rows this is, for messages
@@ -155,13 +143,13 @@ class Recorder:
     def make(self, name: str, dims: Sequence[str] | None = None, shape: Sequence[int] | None = None) -> None:
         """Room for a variable: of the schema, or the user's own with its dims."""
         dims = dims or VARIABLES[name][0]
-        kind = (
-            np.dtype("int64")
-            if name in ("nfe", "rows")
-            else self.dtype
-            if name in ("latent", "denoised")
-            else np.dtype("float64")
-        )
+        special = {
+            "nfe": np.dtype("int64"),
+            "rows": np.dtype("int64"),
+            "latent": self.dtype,
+            "denoised": self.dtype,
+        }
+        kind = special.get(name, np.dtype("float64"))
         self.sink.create(name, dims, shape or [self.sizes[d] for d in dims], kind)
 
     def check(self, row: int, x: torch.Tensor) -> None:

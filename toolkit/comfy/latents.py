@@ -28,18 +28,15 @@ def latent_in(model: Any, given: Any) -> Latent:
     samples = inputs.latent(model, given, "latent_image", line) * getattr(model, "latent_scale", 1.0)
     if mask is None:
         return Latent(samples, None)
-    if not isinstance(mask, (np.ndarray, torch.Tensor)) or np.asarray(mask).dtype.kind not in "biuf":
+    values = mask.cpu().numpy() if isinstance(mask, torch.Tensor) else mask
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf":
         raise bad("noise_mask", mask, "an array (..., y, x) of weights in 0..1", line, TypeError)
     mask = torch.as_tensor(mask).to(device=samples.device, dtype=torch.float32)
     if mask.ndim < 2 or 0 in mask.shape or not bool(torch.isfinite(mask).all()):
         raise bad("noise_mask", tuple(mask.shape), "finite, of shape (..., y, x)", line)
     if float(mask.min()) < 0 or float(mask.max()) > 1:
-        raise bad(
-            "noise_mask",
-            f"values from {float(mask.min()):.4g} to {float(mask.max()):.4g}",
-            "weights in 0..1",
-            line,
-        )
+        given = f"values from {float(mask.min()):.4g} to {float(mask.max()):.4g}"
+        raise bad("noise_mask", given, "weights in 0..1", line)
     return Latent(samples, mask)
 
 

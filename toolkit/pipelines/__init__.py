@@ -15,6 +15,7 @@ DIGITS = FilePath(__file__).parent.parent / "assets" / "digits"
 
 # pipeline class -> module of this package with `adapt(pipe) -> Model`
 FAMILIES = {"DiTPipeline": "dit"}
+UNKNOWN = f"not a pipeline this version runs; there are {', '.join(FAMILIES)}"
 
 
 def load(source: Any = None, *, device: Any = None, dtype: Any = None, **options: Any) -> Model:
@@ -62,27 +63,16 @@ def load(source: Any = None, *, device: Any = None, dtype: Any = None, **options
             raise bad("device", device, "there is no CUDA device here", 'tk.load(device="cpu")')
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise bad("dtype", dtype, "a floating torch dtype", "tk.load(dtype=torch.float32)", TypeError)
-    name = (
-        "digits"
-        if source is None
-        else str(source)
-        if isinstance(source, (str, PathLike))
-        else type(source).__name__
-    )
-    if source is None or isinstance(source, (str, PathLike)):
-        pipe = _read(DIGITS if source in (None, "digits") else source, dtype or torch.float32, options, line)
+    source = "digits" if source is None else source
+    if isinstance(source, (str, PathLike)):
+        name = str(source)
+        pipe = _read(DIGITS if name == "digits" else source, dtype or torch.float32, options, line)
     else:
-        pipe = source
+        name, pipe = type(source).__name__, source
     family = type(pipe).__name__
     if family not in FAMILIES:
-        raise bad(
-            "source",
-            family,
-            f"not a pipeline this version runs; there are {', '.join(FAMILIES)}",
-            line,
-            TypeError,
-        )
-    if source is not None and not isinstance(source, (str, PathLike)) and dtype is not None:
+        raise bad("source", family, UNKNOWN, line, TypeError)
+    if pipe is source and dtype is not None:
         pipe.to(dtype=dtype)
     if device is not None:
         pipe.to(device)
@@ -97,17 +87,14 @@ def _read(source: str | PathLike[str], dtype: Any, options: dict[str, Any], line
     if folder.exists():
         index = folder / "model_index.json"
         if not index.is_file():
-            raise bad(
-                "source", str(source), "this folder holds no model_index.json of a diffusers pipeline", line
-            )
+            why = "this folder holds no model_index.json of a diffusers pipeline"
+            raise bad("source", str(source), why, line)
         try:
             family = json.loads(index.read_text()).get("_class_name")
         except (ValueError, AttributeError) as exc:
             raise bad("source", str(source), f"its model_index.json cannot be read ({exc})", line) from exc
         if family not in FAMILIES:
-            raise bad(
-                "source", family, f"not a pipeline this version runs; there are {', '.join(FAMILIES)}", line
-            )
+            raise bad("source", family, UNKNOWN, line)
         options = {"local_files_only": True, **options}
     elif len(folder.parts) != 2 or str(source).startswith((".", "/", "~")):
         raise bad("source", str(source), "neither a folder that exists nor a hub id owner/name", line)
