@@ -125,6 +125,21 @@ def test_the_dtype_outside_is_that_of_x(mixture, images):
     assert torch.allclose(mixture.denoise(images["in"].float(), 0.3).x0.double(), wide, atol=1e-5)
 
 
+def test_a_model_answers_by_itself_and_counts(reference, images):
+    """Under its default condition; NumPy gets NumPy back, in its own dtype."""
+    model = tk.GaussianMixture(
+        reference["mix_means"], float(reference["mix_within_std"]), reference["mix_weights"]
+    )
+    want = tk.guide(model, prompt=0).denoise(images["in"], 0.5).x0
+    assert torch.equal(model.denoise(images["in"], 0.5).x0, want)
+    got = model.denoise(images["in"].numpy().astype(np.float32), 0.5).x0
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, want.numpy(), atol=1e-5)
+    assert (model.calls, model.rows) == (2, 4)
+    steps = list(tk.steps(model, tk.solver("heun"), images["in"], [1.0, 0.5, 0.0]))
+    assert [step.seen.calls for step in steps] == [2, 1]
+
+
 def test_the_exact_solution_of_one_gaussian():
     """One component at 0: x(sigma) = x0 sqrt((alpha^2 s^2 + sigma^2)/s^2), from the ODE by hand."""
     std, x0 = 0.7, torch.randn((2, 1, 4, 4), dtype=torch.float64, generator=torch.Generator().manual_seed(1))

@@ -120,8 +120,14 @@ class Model:
         raise NotImplementedError
 
     def denoise(self, x: torch.Tensor, sigma: float, uncond: bool = False) -> Denoised:
-        """The answer under the model's default condition; `guide` binds another."""
-        return guide(self).denoise(x, sigma, uncond)
+        """The answer under the default condition, counted; `guide` binds another. NumPy gets NumPy."""
+        bound = guide(self)
+        given = torch.from_numpy(x) if isinstance(x, np.ndarray) else x
+        out = bound.denoise(given, sigma, uncond)
+        self.calls, self.rows = self.calls + bound.calls, self.rows + bound.rows
+        if given is x:
+            return out
+        return Denoised(*(None if a is None else a.cpu().numpy() for a in out))
 
     def facts(self) -> dict[str, Any]:
         """What the repr shows."""
