@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import toolkit as tk
-from toolkit.denoisers import PREDICTIONS, predict, probability_flow
+from toolkit.denoisers import PREDICTIONS, predict
+from toolkit.ode import probability_flow
 
 
 @pytest.mark.parametrize("path", [tk.VE, tk.FLOW])

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from .errors import bad
+from .ode import probability_flow
 from .paths import VE, Path
 from .schedules import Levels
 from .tables import Table
@@ -122,7 +122,7 @@ class Model:
     def denoise(self, x: torch.Tensor, sigma: float, uncond: bool = False) -> Denoised:
         """The answer under the default condition, counted; `guide` binds another. NumPy gets NumPy."""
         bound = guide(self)
-        given = torch.from_numpy(x) if isinstance(x, np.ndarray) else x
+        given = torch.from_numpy(x).to(self.device) if isinstance(x, np.ndarray) else x
         out = bound.denoise(given, sigma, uncond)
         self.calls, self.rows = self.calls + bound.calls, self.rows + bound.rows
         if given is x:
@@ -275,6 +275,15 @@ def _real(name: str, given: Any, line: str) -> torch.Tensor:
     return given.to(torch.float64)
 
 
+def as_model(given: Any) -> Any:
+    """A model, or something that can stand for one: what denoises, with its path, levels and channels."""
+    lacks = [name for name in ("denoise", "path", "levels", "channels") if not hasattr(given, name)]
+    if lacks:
+        line = "tk.load(), or tk.denoiser(fn, path=tk.VE)"
+        raise bad("model", given, f"it lacks {', '.join(lacks)}", line, TypeError)
+    return given
+
+
 def guide(model: Any, prompt: Any = None, negative: Any = None, cfg: float = 1.0) -> Denoiser:
     """A fresh `Denoiser` of a model with its conditions bound: D = U + cfg (C - U), C positive, U negative.
 
@@ -306,10 +315,7 @@ def guide(model: Any, prompt: Any = None, negative: Any = None, cfg: float = 1.0
         for name, value in (("prompt", prompt), ("negative", negative)):
             model.conditions(value, len(value) if isinstance(value, (list, tuple)) else 1, name)
         return made
-    lacks = [name for name in ("denoise", "path", "levels", "channels") if not hasattr(model, name)]
-    if lacks:
-        line = "tk.load(), or tk.denoiser(fn, path=tk.VE)"
-        raise bad("model", model, f"it lacks {', '.join(lacks)}", line, TypeError)
+    as_model(model)
     for name, value, usual in (("prompt", prompt, None), ("negative", negative, None), ("cfg", cfg, 1.0)):
         if value is not usual and (value is None or usual is None or abs(value - usual) > 1e-9):
             raise bad(name, value, "this model has no conditions to bind", f"{name}={usual}")
@@ -434,56 +440,3 @@ def one_a_sample(prompt: Any, samples: int, resolve: Callable[[Any, str], Any], 
         wanted = f"a list is one a sample, and there are {samples} samples"
         raise bad(name, prompt, wanted, f"{name}=3")
     return [resolve(p, name) for p in prompt]
-
-
-def probability_flow(model: Denoiser, x, sigmas: Sequence[float], tolerance: float = 1e-10,
-                     progress: bool = False) -> torch.Tensor:  # fmt: skip
-    """The ODE dx/dsigma = (x - D)/sigma by DOP853 in log sigma: the truth that accuracy is measured against.
-
-    Parameters
-    ----------
-    model : Denoiser
-    x : array (sample, channel, y, x)
-        The state at ``sigmas[0]``.
-    sigmas : sequence of positive float
-        Monotone, rising or falling.
-    tolerance : float
-        Relative and absolute tolerance of the integrator.
-    progress : bool
-        Show a progress bar, in log sigma.
-
-    Returns
-    -------
-    Tensor (len(sigmas), sample, channel, y, x), float64
-        The state at each level; the first is x.
-
-    Raises
-    ------
-    ValueError
-        For levels that are not positive and monotone.
-    RuntimeError
-        Where the integrator gives up.
-
-    Source: Dormand and Prince 8(5,3), as in SciPy; the ODE: 2206.00364 eq. 1, and its flow form.
-    """
-    from scipy.integrate import solve_ivp
-
-    levels = np.asarray([float(s) for s in sigmas])
-    hops = np.diff(levels)
-    if len(levels) < 2 or levels.min() <= 0 or not (np.all(hops > 0) or np.all(hops < 0)):
-        wanted = "two or more positive levels, rising or falling"
-        raise bad("sigmas", levels.tolist(), wanted, "sigmas=[0.03, 1.0, 14.6]")
-    x, time = torch.as_tensor(x, dtype=torch.float64), np.log(levels)
-    bar = tqdm(total=100, desc="true ODE, % of log sigma", leave=False, disable=not progress)
-
-    def slope(log_sigma: float, flat: np.ndarray) -> np.ndarray:
-        state = torch.from_numpy(flat).view(x.shape).to(x.device)
-        bar.update(max(0, int(100 * (log_sigma - time[0]) / (time[-1] - time[0])) - bar.n))
-        return (state - model.denoise(state, math.exp(log_sigma)).x0).flatten().cpu().numpy()
-
-    start = x.flatten().cpu().numpy()
-    with bar:
-        found = solve_ivp(slope, time[[0, -1]], start, "DOP853", time, rtol=tolerance, atol=tolerance)
-    if not found.success:
-        raise RuntimeError(f"the reference ODE was not solved to {tolerance:g}: {found.message}")
-    return torch.from_numpy(np.ascontiguousarray(found.y.T)).view(len(levels), *x.shape).to(x.device)

@@ -13,20 +13,6 @@ from .schedules import sigmas as schedule_sigmas
 from .solvers.contract import Solver
 
 
-def model(given: Any) -> Any:
-    """A model, or something that can stand for one."""
-    lacks = [name for name in ("denoise", "path", "levels", "channels") if not hasattr(given, name)]
-    if lacks:
-        raise bad(
-            "model",
-            given,
-            f"it lacks {', '.join(lacks)}",
-            "tk.load(), or tk.denoiser(fn, path=tk.VE)",
-            TypeError,
-        )
-    return given
-
-
 def tensor(name: str, given: Any, line: str) -> torch.Tensor:
     """A floating tensor of anything array-like, in a layout and byte order that torch reads."""
     given = given.values if hasattr(given, "dims") else given
@@ -35,13 +21,8 @@ def tensor(name: str, given: Any, line: str) -> torch.Tensor:
     if not isinstance(given, (np.ndarray, torch.Tensor)):
         raise bad(name, type(given), "a torch tensor, NumPy array or DataArray", line, TypeError)
     if not (isinstance(given, torch.Tensor) and given.is_floating_point()):
-        raise bad(
-            name,
-            str(given.dtype),
-            "a floating dtype, of at most 64 bits; scale integers first",
-            line,
-            TypeError,
-        )
+        wanted = "a floating dtype, of at most 64 bits; scale integers first"
+        raise bad(name, str(given.dtype), wanted, line, TypeError)
     return given
 
 
@@ -69,12 +50,8 @@ def latent(
     if model.channels is not None and given.shape[1] != model.channels:
         raise bad(name, tuple(given.shape), f"this model has {model.channels} channels", line)
     if wanted is not None and tuple(given.shape[1:]) != tuple(wanted):
-        raise bad(
-            name,
-            tuple(given.shape),
-            f"this model's latents are (sample, {', '.join(map(str, wanted))})",
-            line,
-        )
+        wanted = f"this model's latents are (sample, {', '.join(map(str, wanted))})"
+        raise bad(name, tuple(given.shape), wanted, line)
     if not bool(torch.isfinite(given).all()):
         raise bad(name, "NaN or Inf in it", "finite numbers", f"{name}=torch.nan_to_num({name})")
     device = getattr(model, "device", given.device)
@@ -137,11 +114,9 @@ def falling(
     table = schedule_sigmas(levels, schedule, steps, solver).tolist()
     last = len(table) - 1
     start = whole("start_at_step", start, 0, last - 1, f"{call}, steps={steps}, start_at_step=0)")
-    end = (
-        last
-        if end is None
-        else whole("end_at_step", end, 1, last, f"{call}, steps={steps}, end_at_step={last})")
-    )
+    if end is None:
+        end = last
+    end = whole("end_at_step", end, 1, last, f"{call}, steps={steps}, end_at_step={last})")
     if end <= start:
         raise bad(
             "end_at_step",

@@ -7,6 +7,7 @@ import xarray as xr
 
 from . import inputs
 from .dataset import Save, shift_and_scale
+from .denoisers import as_model
 from .errors import bad, unknown
 from .noise import COUPLINGS, Keyed, coupled
 from .record import Recorder, as_numpy, provenance
@@ -73,7 +74,7 @@ def ladder(model: Any, latent: Any, *, schedule: str = "normal", steps: int = 20
         raise unknown("coupling", coupling, COUPLINGS, 'tk.ladder(model, latent, coupling="{}")')
     every = inputs.whole("every", every, 1, None, f"{call}, every=1)")
     seed = inputs.whole("seed", seed, -(2**63), None, "seed=0")
-    x = inputs.latent(inputs.model(model), latent)
+    x = inputs.latent(as_model(model), latent)
     steps = inputs.whole("steps", steps, 1, None, f"{call}, steps=20)")
     falling = inputs.falling(model.levels, schedule, steps, "euler", start_at_step, end_at_step, call)
     last = len(inputs.falling(model.levels, schedule, steps, "euler", 0, None, call)) - 1

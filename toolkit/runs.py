@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from . import inputs
 from .dataset import NORMALIZE, Save, shift_and_scale
-from .denoisers import Denoiser, guide
+from .denoisers import Denoiser, as_model, guide
 from .errors import bad, unknown
 from .inverse import Recording, choose, climber
 from .loop import steps as walk
@@ -130,7 +130,7 @@ def unsample(model: Any, latent: Any, *, solver: str | Solver = "euler", inverse
     """
     save, mode, chosen = checked_save(save), checked_mode(normalize), find_solver(solver)
     strategy, ladder = choose(chosen, inverse), climber(via)
-    x = _stored(inputs.latent(inputs.model(model), latent), save.dtype)
+    x = _stored(inputs.latent(as_model(model), latent), save.dtype)
     levels, schedule = _rising(model, chosen, schedule, steps, end_at_step, sigmas, sigma_shift)
     seed = inputs.whole("seed", seed, -(2**63), None, "seed=0")
     noise = Keyed(seed, x.shape, x.dtype, x.device, rungs=len(levels) if chosen.stochastic else 1)
@@ -310,7 +310,7 @@ def sample(model: Any, start: Any = None, *, solver: str | Solver | None = None,
     seed = inputs.whole("seed", seed, -(2**63), None, "seed=0")
     asked = Asked(solver, schedule, steps, sigmas, start_at_step, end_at_step, prompt, negative, cfg, mask,
                   noise, add_noise, shape, seed)  # fmt: skip
-    inputs.model(model)
+    as_model(model)
     plan = replay(start, model, asked) if isinstance(start, xr.Dataset) else fresh(model, start, asked)
     denoiser = _denoiser(model, plan.x, plan.prompt, plan.negative, plan.cfg)
     extra = {}

@@ -8,7 +8,7 @@ import xarray as xr
 
 from .. import inputs
 from ..dataset import Save, label, moments
-from ..denoisers import Model, guide
+from ..denoisers import Model, as_model, guide
 from ..errors import bad, unknown
 from ..loop import steps as walk
 from ..masks import Masked
@@ -71,7 +71,7 @@ def unsampler(model: Any, steps: int = 20, end_at_step: int = 0, cfg: float = 1.
     >>> tk.comfy.unsampler(model, steps=4, positive=0, latent_image={"samples": image}).attrs["quirks"]
     ['sigma_shift']
     """
-    levels, quirks = _grid(inputs.model(model), steps, end_at_step, sampler_name, scheduler)
+    levels, quirks = _grid(as_model(model), steps, end_at_step, sampler_name, scheduler)
     if normalize not in ("disable", "enable"):
         raise unknown(
             "normalize", normalize, ("disable", "enable"), 'tk.comfy.unsampler(model, normalize="{}")'
