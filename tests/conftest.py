@@ -25,15 +25,16 @@ def reference() -> dict[str, np.ndarray]:
         return dict(data)
 
 
+def reference_mixture(reference: dict[str, np.ndarray], path=tk.VE) -> tk.GaussianMixture:
+    """The mixture of the reference data on a path."""
+    std, weights = float(reference["mix_within_std"]), reference["mix_weights"]
+    return tk.GaussianMixture(reference["mix_means"], std, weights, path)
+
+
 @pytest.fixture(scope="session", params=["VE", "FLOW"])
 def mixture(request, reference) -> tk.GaussianMixture:
     """The reference mixture, five conditions of three components, on each path."""
-    return tk.GaussianMixture(
-        reference["mix_means"],
-        float(reference["mix_within_std"]),
-        reference["mix_weights"],
-        PATHS[request.param],
-    )
+    return reference_mixture(reference, PATHS[request.param])
 
 
 @pytest.fixture(scope="session")

@@ -348,15 +348,21 @@ def _run_cell(page: Page, index: int) -> str:
     return "".join("".join(o.get("text", "")) for o in said)
 
 
-def test_the_widget_in_jupyterlab(browser, lab):
-    context = browser.new_context(viewport={"width": 1300, "height": 1600})
+def _open(context, lab: str, notebook: str) -> Page:
+    """A notebook in JupyterLab, its kernel idle."""
     page = context.new_page()
     page.set_default_timeout(3 * WAIT)
-    page.goto(f"{lab}/lab/tree/view.ipynb?token=tok&reset")
+    page.goto(f"{lab}/lab/tree/{notebook}?token=tok&reset")
     page.wait_for_selector("#jupyterlab-splash", state="detached")
     page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
     kernel = "window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel"
     page.wait_for_function(f"() => {kernel}?.status === 'idle'")
+    return page
+
+
+def test_the_widget_in_jupyterlab(browser, lab):
+    context = browser.new_context(viewport={"width": 1300, "height": 1600})
+    page = _open(context, lab, "view.ipynb")
     _run_cell(page, 1)
     page.wait_for_selector(".tk-view .tk-rail svg")
 
@@ -399,13 +405,7 @@ def test_the_widget_in_jupyterlab(browser, lab):
 def test_a_notebook_runs_in_jupyterlab_from_top_to_bottom(browser, lab, notebook):
     """Every cell runs, nothing is written to stderr, and the view draws itself."""
     with browser.new_context(viewport={"width": 1300, "height": 1600}) as context:
-        page = context.new_page()
-        page.set_default_timeout(3 * WAIT)
-        page.goto(f"{lab}/lab/tree/{notebook}?token=tok&reset")
-        page.wait_for_selector("#jupyterlab-splash", state="detached")
-        page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
-        widget = "window.jupyterapp?.shell?.currentWidget"
-        page.wait_for_function(f"() => {widget}?.sessionContext?.session?.kernel?.status === 'idle'")
+        page, widget = _open(context, lab, notebook), "window.jupyterapp.shell.currentWidget"
         page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")  # resolves when all ran
         cells = page.evaluate(f"{widget}.content.widgets.filter(c => c.model.type === 'code')"
                               ".map(c => [c.model.executionCount, c.model.outputs.toJSON()])")  # fmt: skip

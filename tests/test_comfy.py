@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from conftest import DATA
+from conftest import DATA, reference_mixture
 
 import toolkit as tk
 
@@ -20,12 +20,7 @@ CASES = [key for key in REFERENCE if key.endswith("out_f64run")]
 
 @pytest.fixture(scope="module")
 def models(reference):
-    return {
-        kind: tk.GaussianMixture(
-            reference["mix_means"], float(reference["mix_within_std"]), reference["mix_weights"], path
-        )
-        for kind, path in (("eps", tk.VE), ("flow", tk.FLOW))
-    }
+    return {kind: reference_mixture(reference, path) for kind, path in (("eps", tk.VE), ("flow", tk.FLOW))}
 
 
 def case(key):
@@ -116,9 +111,7 @@ def test_several_masks_all_go_to_the_first_samples(models, images):
 
 
 def test_rows_are_in_the_space_of_the_vae(reference, images):
-    model = tk.GaussianMixture(
-        reference["mix_means"], float(reference["mix_within_std"]), reference["mix_weights"]
-    )
+    model = reference_mixture(reference)
     plain = node(model, images, steps=5)
     model.latent_scale = 0.18215
     scaled = tk.comfy.unsampler(model, steps=5, positive=0, latent_image=images["in"] / 0.18215)

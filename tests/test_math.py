@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from conftest import reference_mixture
 
 import toolkit as tk
 from toolkit.denoisers import PREDICTIONS, predict
@@ -50,9 +51,7 @@ def test_an_ancestral_split_at_its_edges():
 def test_the_closed_form_denoiser_meets_the_reference(path, reference):
     """Twelve answers of an independent implementation."""
     kind = "ve" if path == tk.VE else "flow"
-    model = tk.GaussianMixture(
-        reference["mix_means"], float(reference["mix_within_std"]), reference["mix_weights"], path
-    )
+    model = reference_mixture(reference, path)
     rows = zip(*(reference[f"check_{kind}_{k}"] for k in ("mix_id", "sigma", "x", "x0hat")), strict=True)
     for m, sigma, x, want in rows:
         x = np.atleast_3d(x)[None] if x.ndim == 3 else x
@@ -76,9 +75,7 @@ def test_tweedie(mixture, images):
 def test_every_prediction_gives_the_same_x0(prediction, reference):
     """A network that predicts each quantity exactly, from its definition, must give x0 = D."""
     path = tk.FLOW if prediction == "flow" else tk.VE
-    model = tk.GaussianMixture(
-        reference["mix_means"], float(reference["mix_within_std"]), reference["mix_weights"], path
-    )
+    model = reference_mixture(reference, path)
     x, sigma = torch.from_numpy(reference["image_batch2_f64"]), 0.7
     x0 = model.denoise(x, sigma).x0
     eps = (x - path.alpha(sigma) * x0) / sigma
@@ -119,6 +116,18 @@ def test_a_list_of_prompts_is_one_a_sample(mixture, images):
         assert torch.allclose(both[k : k + 1], alone, rtol=1e-12, atol=1e-12)
 
 
+def test_a_prompt_is_resolved_once_a_run(reference, images, monkeypatch):
+    """A text encoder may stand behind it; the size of the batch does not count."""
+    asked, model = [], reference_mixture(reference)
+    resolve = model.conditions
+    monkeypatch.setattr(model, "conditions", lambda *args: asked.append(args) or resolve(*args))
+    tk.sample(model, images["in"], prompt=0, negative=1, cfg=2.0, steps=3, progress=False)
+    assert asked == [(0, 1, "prompt"), (1, 1, "negative")]
+    asked.clear()
+    tk.sample(model, images["in"], prompt=[0, 2], steps=3, progress=False)
+    assert asked == [([0, 2], 2, "prompt"), (None, 1, "negative")]
+
+
 def test_the_dtype_outside_is_that_of_x(mixture, images):
     assert mixture.denoise(images["in"].float(), 0.3).x0.dtype == torch.float32
     wide = mixture.denoise(images["in"], 0.3).x0
@@ -128,9 +137,7 @@ def test_the_dtype_outside_is_that_of_x(mixture, images):
 
 def test_a_model_answers_by_itself_and_counts(reference, images):
     """Under its default condition; NumPy gets NumPy back, in its own dtype."""
-    model = tk.GaussianMixture(
-        reference["mix_means"], float(reference["mix_within_std"]), reference["mix_weights"]
-    )
+    model = reference_mixture(reference)
     want = tk.guide(model, prompt=0).denoise(images["in"], 0.5).x0
     assert torch.equal(model.denoise(images["in"], 0.5).x0, want)
     got = model.denoise(images["in"].numpy().astype(np.float32), 0.5).x0

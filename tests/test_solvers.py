@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from conftest import DATA, PATHS
+from conftest import DATA, PATHS, reference_mixture
 
 import toolkit as tk
 from toolkit.noise import Keyed
@@ -223,9 +223,7 @@ def test_there_are_cases_of_every_name_and_path():
 def test_sampling_meets_the_reference(reference, key):
     kind, name, schedule, steps, cfg, _ = CASE.match(key).groups()
     path = tk.FLOW if kind == "flow" else tk.VE
-    model = tk.GaussianMixture(
-        reference["mix_means"], float(reference["mix_within_std"]), reference["mix_weights"], path
-    )
+    model = reference_mixture(reference, path)
     sigmas = SAMPLE[f"{kind}__{schedule}__std__s{steps}__sigmas"].astype(np.float64)
     noise = torch.from_numpy(SAMPLE["noise"]).double()
     x = sigmas[0] * noise if kind == "flow" else noise * math.sqrt(1 + sigmas[0] ** 2)

@@ -166,15 +166,25 @@ class Denoiser:
         self.guided = abs(self.cfg - 1.0) > 1e-9
         self.calls = self.rows = 0
         self._samples, self._conditions = None, ([], [])
+        self._known: dict[str, list] = {}
 
     def bind(self, samples: int) -> None:
         """Resolve the conditions of a batch, so that a bad prompt raises before the first call."""
         if self._samples != samples:
-            self._conditions = (
-                self.model.conditions(self.prompt, samples),
-                self.model.conditions(self.negative, samples, "negative"),
-            )
+            self._conditions = (self.resolved("prompt", samples), self.resolved("negative", samples))
             self._samples = samples
+
+    def resolved(self, name: str, samples: int | None = None) -> list:
+        """The conditions of "prompt" or "negative", one a sample (None: as many as it lists).
+
+        Kept, since a text encoder may stand behind them: each is resolved once, however large the batch.
+        """
+        given = getattr(self, name)
+        alone = not isinstance(given, (list, tuple))
+        count = 1 if alone else len(given) if samples is None else samples
+        if name not in self._known or len(self._known[name]) != count:
+            self._known[name] = self.model.conditions(given, count, name)
+        return self._known[name] * (samples or 1) if alone else self._known[name]
 
     def denoise(self, x: torch.Tensor, sigma: float, uncond: bool = False) -> Denoised:
         """x0 at (x, sigma): one batched forward of 2 rows a sample under guidance, of 1 without."""
@@ -312,8 +322,8 @@ def guide(model: Any, prompt: Any = None, negative: Any = None, cfg: float = 1.0
         raise bad("cfg", cfg, "a finite number", "cfg=1.0")
     if isinstance(model, Model):
         made = Denoiser(model, prompt, negative, cfg)
-        for name, value in (("prompt", prompt), ("negative", negative)):
-            model.conditions(value, len(value) if isinstance(value, (list, tuple)) else 1, name)
+        for name in ("prompt", "negative"):
+            made.resolved(name)
         return made
     as_model(model)
     for name, value, usual in (("prompt", prompt, None), ("negative", negative, None), ("cfg", cfg, 1.0)):

@@ -109,22 +109,17 @@ def distinct(solver: Solver, levels: Sequence[float], name: str) -> None:
 
 def falling(
     levels: Any, schedule: str, steps: Any, solver: str, start: Any, end: Any, call: str
-) -> list[float]:
-    """The schedule's levels from `start` to `end` (None: to the end), falling."""
+) -> tuple[list[float], int]:
+    """The schedule's levels from `start` to `end` (None: to the end), falling, and how many are below."""
     table = schedule_sigmas(levels, schedule, steps, solver).tolist()
     last = len(table) - 1
     start = whole("start_at_step", start, 0, last - 1, f"{call}, steps={steps}, start_at_step=0)")
-    if end is None:
-        end = last
+    end = last if end is None else end
     end = whole("end_at_step", end, 1, last, f"{call}, steps={steps}, end_at_step={last})")
     if end <= start:
-        raise bad(
-            "end_at_step",
-            end,
-            f"after start_at_step={start}: this range is empty",
-            f"{call}, end_at_step={start + 1})",
-        )
-    return table[start : end + 1]
+        why = f"after start_at_step={start}: this range is empty"
+        raise bad("end_at_step", end, why, f"{call}, end_at_step={start + 1})")
+    return table[start : end + 1], last - end
 
 
 def mask(given: Any, shape: Sequence[int], device: Any) -> torch.Tensor:

@@ -76,11 +76,8 @@ def ladder(model: Any, latent: Any, *, schedule: str = "normal", steps: int = 20
     seed = inputs.whole("seed", seed, -(2**63), None, "seed=0")
     x = inputs.latent(as_model(model), latent)
     steps = inputs.whole("steps", steps, 1, None, f"{call}, steps=20)")
-    falling = inputs.falling(model.levels, schedule, steps, "euler", start_at_step, end_at_step, call)
-    last = len(inputs.falling(model.levels, schedule, steps, "euler", 0, None, call)) - 1
-    lowest = last - (
-        last if end_at_step is None else int(end_at_step)
-    )  # a rung is keyed by its place in the whole schedule
+    # a rung is keyed by its place in the whole schedule, counted from the clean end
+    falling, lowest = inputs.falling(model.levels, schedule, steps, "euler", start_at_step, end_at_step, call)
     picked = [*range(0, len(falling) - 1, every), len(falling) - 1]
     levels = [falling[len(falling) - 1 - k] for k in picked]
     given = None if noise is None else inputs.tensor("noise", noise, f"{call}, noise=None)")

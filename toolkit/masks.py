@@ -25,16 +25,11 @@ class Masked:
     """
 
     def __init__(self, inner: Denoiser, mask: torch.Tensor, latent: torch.Tensor, noise=None, rest=None):
-        self.inner, self.mask, self.latent, self.noise = inner, mask, latent, noise
-        self.model, self.path, self.levels, self.channels = (
-            inner.model,
-            inner.path,
-            inner.levels,
-            inner.channels,
-        )
-        self.rest = 1.0 - mask if rest is None else rest
-        self._pinned = self.rest * latent
-        self._pinned_noise = None if noise is None else self.rest * noise
+        self.inner, self.mask, self.model, self.path = inner, mask, inner.model, inner.path
+        self.levels, self.channels = inner.levels, inner.channels
+        rest = 1.0 - mask if rest is None else rest
+        self._pinned = rest * latent
+        self._pinned_noise = None if noise is None else rest * noise
 
     @property
     def calls(self) -> int:

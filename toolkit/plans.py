@@ -10,7 +10,6 @@ import xarray as xr
 
 from . import inputs
 from .dataset import LATENT
-from .denoisers import guide
 from .errors import bad
 from .inverse import Replaying
 from .noise import Keyed
@@ -48,7 +47,7 @@ class Plan:
     x: torch.Tensor
     prompt: Any
     negative: Any
-    cfg: float
+    cfg: Any  # checked where the denoiser is made
     seed: int
     schedule: str
     kind: str
@@ -156,7 +155,6 @@ def fresh(model: Any, start: Any, asked: Asked) -> Plan:
     """The plan of a run from noise, or from a latent that is noised."""
     call, solver = "tk.sample(model", find_solver(asked.solver or "euler")
     cfg = 1.0 if asked.cfg is None else asked.cfg
-    guide(model, asked.prompt, asked.negative, cfg)  # conditions are wrong before anything else is
     if start is not None:
         if asked.shape is not None:
             raise bad("shape", asked.shape, "`start` has the shape already", f"{call}, start=latent)")
@@ -181,7 +179,7 @@ def fresh(model: Any, start: Any, asked: Asked) -> Plan:
     if asked.sigmas is None:
         schedule, steps = asked.schedule or "normal", 20 if asked.steps is None else asked.steps
         part = (asked.start_at_step, asked.end_at_step)
-        levels = inputs.falling(model.levels, schedule, steps, solver.name, *part, call)
+        levels, _ = inputs.falling(model.levels, schedule, steps, solver.name, *part, call)
     else:
         if asked.start_at_step or asked.end_at_step is not None:
             given = (asked.start_at_step, asked.end_at_step)
@@ -205,7 +203,7 @@ def fresh(model: Any, start: Any, asked: Asked) -> Plan:
             f"{call}, noise=None)",
         )
     x = _noised(model, x0, unit, levels[0]) if asked.add_noise else x0
-    plan = Plan(solver, levels, x.contiguous(), asked.prompt, asked.negative, float(cfg), asked.seed,
+    plan = Plan(solver, levels, x.contiguous(), asked.prompt, asked.negative, cfg, asked.seed,
                 schedule, kind="noise" if start is None else "latent")  # fmt: skip
     if asked.mask is not None:
         plan.mask, plan.pinned, plan.pinned_noise = inputs.mask(asked.mask, x.shape, x.device), x0, unit

@@ -9,6 +9,7 @@ import importlib.metadata
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -38,13 +39,16 @@ def provenance(denoiser: Any, **facts: Any) -> dict[str, Any]:
             "latent_space": "model",
             "model": getattr(model, "name", type(model).__name__.strip("_").lower()),
             "fingerprint": getattr(model, "fingerprint", None),
-            "versions": {
-                "toolkit": __version__,
-                "torch": torch.__version__,
-                "diffusers": importlib.metadata.version("diffusers"),
-            },
+            "versions": versions(),
         }
     )
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Of this package, torch and diffusers, which is not imported for it."""
+    diffusers = importlib.metadata.version("diffusers")
+    return {"toolkit": __version__, "torch": torch.__version__, "diffusers": diffusers}
 
 
 def as_numpy(x: Any) -> np.ndarray:

@@ -95,15 +95,11 @@ def round_trip(model: Any, latent: Any, *, solver: Any = "euler", prompt: Any = 
     samples = len(given)
     accuracy = np.full(samples, np.nan)
     wanted = cfg <= GUIDED if truth is None else truth
-    closed = wanted and hasattr(model, "probability_flow") and "mask" not in up
-    if closed:
-        levels = [float(s) for s in up.sigma.values if s > 0]
-        if len(levels) > 1:
-            start = torch.from_numpy(given / alpha) * model.path.alpha(levels[0])
-            true = model.probability_flow(
-                start.to(model.device), [levels[0], levels[-1]], tolerance=1e-8, progress=progress, **asked
-            )[-1]
-            accuracy = relative(top, true.cpu().numpy())
+    levels = [float(s) for s in up.sigma.values if s > 0]
+    if wanted and hasattr(model, "probability_flow") and "mask" not in up and len(levels) > 1:
+        start = torch.from_numpy(given / alpha * model.path.alpha(levels[0])).to(model.device)
+        ends, how = [levels[0], levels[-1]], {"tolerance": 1e-8, "progress": progress, **asked}
+        accuracy = relative(top, model.probability_flow(start, ends, **how)[-1].cpu().numpy())
     spread = np.sqrt(np.square(top - top.mean((1, 2, 3), keepdims=True)).mean((1, 2, 3)))
     values = {
         "error": relative(returned, given),

@@ -170,7 +170,8 @@ def _rising(
     shift = inputs.number("sigma_shift", shift, "sigma_shift=0.0")
     if sigmas is None:
         steps = inputs.whole("steps", steps, 1, None, f"{call}, steps=20)")
-        levels = inputs.falling(model.levels, schedule, steps, solver.name, 0, None, call)[::-1]
+        table, _ = inputs.falling(model.levels, schedule, steps, solver.name, 0, None, call)
+        levels = table[::-1]
         dropped = inputs.whole(
             "end_at_step", end_at_step, 0, len(levels) - 2, f"{call}, steps={steps}, end_at_step=0)"
         )
@@ -323,7 +324,7 @@ def sample(model: Any, start: Any = None, *, solver: str | Solver | None = None,
         else {"start": plan.kind}
     )
     attrs = provenance(denoiser, kind="sample", **_options(plan.solver), **facts, schedule=plan.schedule,
-                       steps=len(plan.levels) - 1, direction="down", cfg=plan.cfg, prompt=plan.prompt,
+                       steps=len(plan.levels) - 1, direction="down", cfg=float(plan.cfg), prompt=plan.prompt,
                        negative=plan.negative, seed=plan.seed)  # fmt: skip
     with Recorder(save, denoiser, plan.levels, plan.x.shape, attrs).guard() as record:
         _descend(record, denoiser, plan, progress)

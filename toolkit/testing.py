@@ -53,10 +53,17 @@ def _pictures(rng: np.random.Generator, samples: int, size: int) -> np.ndarray:
     return shape + gain * ground + np.array([-0.6, 0.35, 0.0, 0.0])[:, None, None]
 
 
-def _sizes(steps: int, size: int, samples: int, line: str) -> None:
+def _mixed(
+    seed: int, steps: int, size: int, samples: int, line: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Levels (step,), pictures (sample, channel, y, x), and both mixed with one noise (step, sample, ...)."""
     for name, value in (("steps", steps), ("size", size), ("samples", samples)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise bad(name, value, "a whole number, 1 or more", line)
+    rng, sigma = np.random.default_rng(seed), _levels(steps)
+    clean = _pictures(rng, samples, size)
+    noise = rng.standard_normal(clean.shape)
+    return sigma, clean, clean + sigma[:, None, None, None, None] * noise
 
 
 def _dataset(data: dict[str, Any], sigma: np.ndarray, attrs: dict[str, Any]) -> xr.Dataset:
@@ -110,11 +117,9 @@ def ladder_dataset(seed: int = 0, steps: int = 20, size: int = 16, samples: int 
     >>> dict(tk.testing.ladder_dataset().sizes)
     {'step': 21, 'sample': 1, 'channel': 4, 'y': 16, 'x': 16}
     """
-    _sizes(steps, size, samples, "tk.testing.ladder_dataset(seed=0, steps=20, size=16, samples=1)")
-    rng, sigma = np.random.default_rng(seed), _levels(steps)
-    clean = _pictures(rng, samples, size)
-    noise = rng.standard_normal(clean.shape)
-    latent = (clean + sigma[:, None, None, None, None] * noise).astype(np.float32)
+    line = "tk.testing.ladder_dataset(seed=0, steps=20, size=16, samples=1)"
+    sigma, _, latent = _mixed(seed, steps, size, samples, line)
+    latent = latent.astype(np.float32)
     shift, scale = shift_and_scale(latent, "off")
     never = np.zeros(steps + 1, int)
     data = {"latent": latent, "shift": shift, "scale": scale, "nfe": never, "rows": never}
@@ -149,11 +154,8 @@ def unsample_dataset(seed: int = 0, steps: int = 20, size: int = 16, samples: in
     >>> int(run.nfe[-1]), bool(run.denoised[0].isnull().all())
     (19, True)
     """
-    _sizes(steps, size, samples, "tk.testing.unsample_dataset(seed=0, steps=20, size=16, samples=1)")
-    rng, sigma = np.random.default_rng(seed), _levels(steps)
-    clean = _pictures(rng, samples, size)
-    noise = rng.standard_normal(clean.shape)
-    latent = clean + sigma[:, None, None, None, None] * noise
+    line = "tk.testing.unsample_dataset(seed=0, steps=20, size=16, samples=1)"
+    sigma, clean, latent = _mixed(seed, steps, size, samples, line)
     denoised = np.full_like(latent, np.nan)
     for i, s in enumerate(sigma[1:-1], start=1):
         keep = 1 / (1 + (0.15 * s / PRIOR_STD) ** 2)
