@@ -68,6 +68,8 @@ class Wrapping:
 
     solver: Solver
 
+    adaptive = None  # a recorded grid is frozen
+
     @property
     def memory(self) -> int:
         return self.solver.memory

@@ -49,6 +49,9 @@ def steps(model: Any, solver: Solver, x: Any, sigmas: Any, *, noise: Any = None,
     >>> step.span.t
     0.0
     """
+    if solver.adaptive is not None:  # it chooses its levels as it goes
+        yield from solver.adaptive(solver, model, x, sigmas, bound(noise), past, start, stop)
+        return
     levels, noise = solver.grid(sigmas), bound(noise)  # most grids are their own
     for i in range(start, len(levels) - 1 if stop is None else stop):
         span = Span(levels, i, sigmas)

@@ -57,21 +57,31 @@ class Path:
         """The state at `sigma` of a clean x0 and unit noise eps."""
         return self.alpha(sigma) * x0 + sigma * eps
 
+    @staticmethod
+    def split(a: float, b: float, eta: float) -> tuple[float, float]:
+        """(down, up) of an ancestral step a to b with down^2 + up^2 = b^2; a and b are sigmas, or rhos.
+
+        up = min(b, eta b sqrt(a^2 - b^2)/a), b for an infinite a. Raises ValueError for b > a, where up has no
+        real value.
+        """
+        if b > a:
+            why = "an ancestral step goes down in sigma: upwards its noise has no real variance"
+            raise bad("sigmas", (a, b), why, 'tk.solver("euler")')
+        if eta == 0 or b == 0:
+            return b, 0.0
+        up = b if math.isinf(a) else min(b, eta * b * math.sqrt(a * a - b * b) / a)
+        # rounding makes the radicand -1e-17 where eta is large; its value there is 0
+        return math.sqrt(max(b * b - up * up, 0.0)), up
+
     def ancestral(self, s: float, t: float, eta: float) -> tuple[float, float, float]:
         """(down, scale, up) of an ancestral step s to t: solve to `down`, then take scale*z + up*noise.
 
         VE: down = sqrt(t^2 - up^2), up = min(t, eta t sqrt(s^2 - t^2)/s). FLOW: down = t (1 + eta (t/s - 1)),
         then renoise. eta = 0 gives (t, 1, 0). Raises ValueError for t > s, where up has no real value.
         """
-        if t > s:
-            why = "an ancestral step goes down in sigma: upwards its noise has no real variance"
-            raise bad("sigmas", (s, t), why, 'tk.solver("euler")')
-        if eta == 0 or t == 0:
-            return t, 1.0, 0.0
-        if self.name == "VE":
-            up = min(t, eta * t * math.sqrt(s * s - t * t) / s)
-            # rounding makes the radicand -1e-17 where eta is large; its value there is 0
-            return math.sqrt(max(t * t - up * up, 0.0)), 1.0, up
+        if self.name == "VE" or eta == 0 or t == 0 or t > s:
+            down, up = self.split(s, t, eta)
+            return down, 1.0, up
         down = t * (1.0 + eta * (t / s - 1.0))
         scale = self.alpha(t) / self.alpha(down)
         return down, scale, math.sqrt(max(t * t - (down * scale) ** 2, 0.0))

@@ -11,12 +11,17 @@ Why this shape: compositing regions without losing a multistep solver's history,
 every step to disk and resuming after a crash are one demand: the memory is data. Rules for authors:
 
 - Start from the `x` you are handed, never from one you remember: somebody may have moved it. A remembered x0
-may be
-  trusted. (The reversible solvers need a remembered x: they are refused where states are moved between
-  steps.)
+  may be trusted. (The reversible solvers need a remembered x: they are refused where states are moved.)
 - Scalars are Python floats. On VE and FLOW alike the slope is dx/dsigma = (x - D)/sigma, so most formulas
-need no path. - At t = 0 return D, unless the formula says otherwise, and draw no noise. - ``span.levels`` is
-always the whole grid: weights that look at it stay right after a resume.
+  need no path.
+- At t = 0 return D, unless the formula says otherwise, and draw no noise.
+- Ask ``denoise(x, sigma, uncond=True)`` only where the formula needs the unconditional answer.
+- A step is affine in its last draw, with a scalar factor: the inverse that extracts noise relies on it.
+- ``span.levels`` is always the whole grid: weights that look at it stay right after a resume.
+
+Letters in the formulas: s, t sigma from and to; D the denoised at (x, s), U the unconditional one; d = (x -
+D)/s; alpha = 1 on VE, 1 - sigma on FLOW; rho = sigma/alpha; lam = -log rho; ell = -log sigma; E(z) = e^z - 1;
+phi1 = E(z)/z, phi2 = (phi1 - 1)/z.
 """
 
 from collections.abc import Callable, Mapping
@@ -59,6 +64,11 @@ class Span(NamedTuple):
     def t(self) -> float:
         return self.levels[self.i + 1]
 
+    @property
+    def n(self) -> int:
+        """Hops of the whole grid."""
+        return len(self.levels) - 1
+
 
 class Step(NamedTuple):
     """One hop as the loop yields it: `x` at ``span.s``, `x_next` at ``span.t``, the Eval, the new past."""
@@ -70,28 +80,56 @@ class Step(NamedTuple):
     past: tuple[Eval, ...]
 
 
+def opening(model: Any, span: Span) -> float:
+    """The sigma that a formula in log-SNR uses for s: at FLOW's first level of 1 there is none, so a little less.
+
+    ComfyUI's offset, percent(0.0001); the state is not rescaled.
+    """
+    at_one = span.i == 0 and span.s >= 1.0 and model.path.name == "FLOW"
+    return model.levels.percent(1e-4) if at_one else span.s
+
+
 @dataclass(frozen=True)
 class Solver:
     """A step function with its options, and the facts that its table row states.
 
     Attributes
     ----------
-    order : int
-        Nominal order of convergence; multistep solvers reach at most 2 from a cold start.
+    order : int or None
+        Nominal order of the deterministic part; multistep solvers reach at most 2 from a cold start, all but
+        one. None: the method has none.
     calls : int
         Model calls a step. memory : past Evals needed.
+    measured : tuple of float
+        The order by slope on a closed-form model, cold-started: downwards on VE and on FLOW, then upwards on
+        both where the solver goes up.
     stochastic, upward, reversible : bool
         Draws noise; the formula may be run upwards; a step up after a step down is the identity.
+    pair : bool
+        The second state of a reversible solver is a partner at the same level, in ``Eval.aux``; else it is
+        the state before.
+    uncond : bool
+        Asks for the unconditional answer at any cfg (the cfg_pp names, which solve no ODE).
+    own_grid : callable, optional
+        ``own_grid(levels, **options) -> levels``, of a solver that makes its own levels.
+    adaptive : callable, optional
+        The generator of Steps of a solver that chooses its levels as it goes; its `function` is then the hop
+        between two given levels.
     """
 
     name: str
     function: Callable
-    order: int
+    order: int | None
     calls: int
     memory: int = 0
+    measured: tuple[float, ...] = ()
     stochastic: bool = False
     upward: bool = False
     reversible: bool = False
+    pair: bool = False
+    uncond: bool = False
+    own_grid: Callable | None = None
+    adaptive: Callable | None = None
     source: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -110,9 +148,9 @@ class Solver:
         return x_next, Eval(seen[0], seen[1], seen[2], seen[3], model.calls - before, seen[5])
 
     def grid(self, sigmas: Any) -> tuple[float, ...]:
-        """The levels this solver walks on: those asked for, as floats."""
-        return tuple(sigmas.tolist() if hasattr(sigmas, "tolist") else map(float, sigmas))
-
+        """The levels this solver walks on: those asked for, as floats, or its own between them."""
+        levels = tuple(sigmas.tolist() if hasattr(sigmas, "tolist") else map(float, sigmas))
+        return levels if self.own_grid is None else self.own_grid(levels, **self.options)
     def __repr__(self) -> str:
         options = "".join(f", {k}={v!r}" for k, v in self.options.items())
         return f"tk.solver({self.name!r}{options})"
