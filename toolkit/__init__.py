@@ -17,7 +17,9 @@ __version__ = "0.1.0"
 
 _HOME = {
     "paths": ["VE", "FLOW"],
-    "schedules": ["Levels", "SCHEDULES", "schedule"],
+    "levels": ["Levels"],
+    "schedules": ["SCHEDULES", "schedule"],
+    "gits": ["fit_schedule"],
     "denoisers": ["Denoised", "Denoiser", "GaussianMixture", "denoiser", "guide"],
     "pipelines": ["load"],
     "solvers": ["SOLVERS", "solver"],

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from .errors import bad
-from .paths import Path
+from .grids import grid as grid  # the same door: what it checks needs no torch
 from .schedules import sigmas as schedule_sigmas
 from .solvers.contract import Solver
 
@@ -75,28 +75,6 @@ def number(name: str, given: Any, line: str) -> float:
     if isinstance(given, bool) or not isinstance(given, (int, float, np.number)) or not math.isfinite(given):
         raise bad(name, given, "a finite number", line)
     return float(given)
-
-
-def grid(given: Any, rising: bool, path: Path) -> list[float]:
-    """A user's own levels as floats: monotone, finite, none negative, on FLOW at most 1."""
-    line = "sigmas=[0.0, 0.03, 1.0, 14.6]" if rising else "sigmas=[14.6, 1.0, 0.03, 0.0]"
-    given = given.detach().cpu() if isinstance(given, torch.Tensor) else given
-    try:
-        levels = np.asarray(given)
-    except (TypeError, ValueError):
-        levels = np.empty(0, dtype=object)
-    if levels.dtype.kind not in "iuf":
-        raise bad("sigmas", given, "a list of numbers", line, TypeError)
-    levels = levels.astype(np.float64)
-    if levels.ndim != 1 or len(levels) < 2 or not np.isfinite(levels).all() or levels.min() < 0:
-        raise bad("sigmas", given, "two or more finite levels, none negative, in one dimension", line)
-    hops = np.diff(levels) if rising else -np.diff(levels)
-    if hops.min() < 0 or np.sum(levels == 0) > 1 or levels.max() == 0:
-        raise bad("sigmas", given, f"{'rising' if rising else 'falling'}, with at most one 0", line)
-    if path.name == "FLOW" and levels.max() > 1:
-        line = "sigmas=[0.0, 0.1, 0.5, 1.0]" if rising else "sigmas=[1.0, 0.5, 0.1, 0.0]"
-        raise bad("sigmas", given, "a flow model has no level above 1, where alpha is 0", line)
-    return levels.tolist()
 
 
 def distinct(solver: Solver, levels: Sequence[float], name: str) -> None:
