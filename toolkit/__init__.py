@@ -21,6 +21,7 @@ _HOME = {
     "schedules": ["SCHEDULES", "schedule"],
     "gits": ["fit_schedule"],
     "denoisers": ["Denoised", "Denoiser", "GaussianMixture", "denoiser", "guide"],
+    "spectral": ["SpectralMixture"],
     "pipelines": ["load"],
     "solvers": ["SOLVERS", "solver"],
     "loop": ["steps"],

@@ -61,8 +61,8 @@ class Path:
     def split(a: float, b: float, eta: float) -> tuple[float, float]:
         """(down, up) of an ancestral step a to b with down^2 + up^2 = b^2; a and b are sigmas, or rhos.
 
-        up = min(b, eta b sqrt(a^2 - b^2)/a), b for an infinite a. Raises ValueError for b > a, where up has no
-        real value.
+        up = min(b, eta b sqrt(a^2 - b^2)/a), and b for an infinite a. Raises ValueError for b > a, where up
+        has no real value.
         """
         if b > a:
             why = "an ancestral step goes down in sigma: upwards its noise has no real variance"

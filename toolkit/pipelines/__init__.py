@@ -1,4 +1,4 @@
-"""Models out of diffusers pipelines: `load`, and one adapter a family."""
+"""Models ready to use: `load`, an adapter for each family of diffusers pipelines, and the photographs."""
 
 import importlib
 import json
@@ -13,6 +13,8 @@ from ..errors import bad
 
 DIGITS = FilePath(__file__).parent.parent / "assets" / "digits"
 
+# name -> module of this package with `build(device, dtype, **options) -> Model`
+CLOSED_FORMS = {"photographs": "photographs"}
 # pipeline class -> module of this package with `adapt(pipe) -> Model`
 FAMILIES = {"DiTPipeline": "dit"}
 UNKNOWN = f"not a pipeline this version runs; there are {', '.join(FAMILIES)}"
@@ -24,14 +26,16 @@ def load(source: Any = None, *, device: Any = None, dtype: Any = None, **options
     Parameters
     ----------
     source : str, path or pipeline, optional
-        None is the embedded class-conditional digits pipeline (no network); a folder or hub id of a diffusers
-        `DiTPipeline`; or such a pipeline that is in memory already.
+        None is the embedded class-conditional digits pipeline (no network); "photographs" a closed-form model
+        of two photographs in colour (no network, needs scikit-learn); else a folder or hub id of a diffusers
+        `DiTPipeline`, or such a pipeline that is in memory already.
     device : str or torch.device, optional
-        Where the networks run; None leaves a pipeline where it is, and is the CPU for one that is loaded.
+        Where the model runs; None leaves a pipeline where it is, and is the CPU for one that is loaded.
     dtype : torch.dtype, optional
-        Of the networks: float32 where None. The state of a run stays float64.
+        Of the networks: float32 where None. The state of a run stays float64, and so does all of a closed
+        form, which takes no other.
     **options
-        Passed to ``from_pretrained`` (revision, cache_dir, ...).
+        Passed to ``from_pretrained`` (revision, cache_dir, ...); "photographs" takes path and levels.
 
     Returns
     -------
@@ -43,17 +47,19 @@ def load(source: Any = None, *, device: Any = None, dtype: Any = None, **options
     ------
     ValueError, TypeError
         For a source that is no pipeline, and for a family that is not supported. OSError with the hub's
-        reason where a repository cannot be had.
+        reason where a repository cannot be had; ImportError for "photographs" without scikit-learn.
 
     Examples
     --------
     >>> import toolkit as tk
     >>> tk.load()
     digits(path=VE, latent=4 x 8 x 8, sigma=0.02917 to 14.61, prediction=v, classes=10, dtype=float32)
+    >>> tk.load("photographs").shape
+    (16, 64, 64)
     """
     import torch
 
-    line = 'tk.load(), tk.load("path/to/a/DiTPipeline"), or tk.load(pipe)'
+    line = 'tk.load(), tk.load("photographs"), tk.load("path/to/a/DiTPipeline"), or tk.load(pipe)'
     if device is not None:
         try:
             kind = torch.device(device).type
@@ -63,6 +69,9 @@ def load(source: Any = None, *, device: Any = None, dtype: Any = None, **options
             raise bad("device", device, "there is no CUDA device here", 'tk.load(device="cpu")')
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise bad("dtype", dtype, "a floating torch dtype", "tk.load(dtype=torch.float32)", TypeError)
+    if isinstance(source, str) and source in CLOSED_FORMS:
+        home = importlib.import_module(f".{CLOSED_FORMS[source]}", __name__)
+        return home.build(device=device, dtype=dtype, **options)
     source = "digits" if source is None else source
     if isinstance(source, (str, PathLike)):
         name = str(source)

@@ -24,6 +24,7 @@ D)/s; alpha = 1 on VE, 1 - sigma on FLOW; rho = sigma/alpha; lam = -log rho; ell
 phi1 = E(z)/z, phi2 = (phi1 - 1)/z.
 """
 
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -81,12 +82,13 @@ class Step(NamedTuple):
 
 
 def opening(model: Any, span: Span) -> float:
-    """The sigma that a formula in log-SNR uses for s: at FLOW's first level of 1 there is none, so a little less.
+    """The sigma that a formula in log-SNR uses for s: a little less than 1 where FLOW begins at 1.
 
-    ComfyUI's offset, percent(0.0001); the state is not rescaled.
+    There log-SNR is -inf. ComfyUI's offset, percent(0.0001), rounded to float32 as its sigmas are: alpha is
+    3.3e-5 there, so it shows. The state is not rescaled.
     """
-    at_one = span.i == 0 and span.s >= 1.0 and model.path.name == "FLOW"
-    return model.levels.percent(1e-4) if at_one else span.s
+    at_one = span.s >= 1.0 and span.s == span.levels[0] and model.path.name == "FLOW"
+    return struct.unpack("f", struct.pack("f", model.levels.percent(1e-4)))[0] if at_one else span.s
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,8 @@ class Solver:
     adaptive : callable, optional
         The generator of Steps of a solver that chooses its levels as it goes; its `function` is then the hop
         between two given levels.
+    to_zero : bool
+        Walks to a final 0; else it ends at the last positive level, and its result still holds that noise.
     """
 
     name: str
@@ -130,6 +134,7 @@ class Solver:
     uncond: bool = False
     own_grid: Callable | None = None
     adaptive: Callable | None = None
+    to_zero: bool = True
     source: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
 
