@@ -85,6 +85,51 @@ def test_quirks_are_named_when_they_hold(models, images):
     assert {"mask_passed_on", "mask_fitted_twice", "mask_complement_float32"} <= set(quirks)
 
 
+def test_easy_unsampler_is_the_same_with_a_pipe(models, images):
+    """Its pipe gets the output LATENT with all keys of the input's; what was optional_* stays out."""
+    latent = {"samples": images["in"], "noise_mask": torch.ones(16, 16), "batch_index": [0, 1]}
+    pipe = {"model": models["eps"], "positive": 0, "negative": 1, "samples": latent, "seed": 7}
+    asked = {"steps": 6, "cfg": 2.0, "sampler_name": "dpmpp_2m", "scheduler": "karras", "normalize": "enable"}
+    plain = tk.comfy.unsampler(models["eps"], positive=0, negative=1, latent_image=latent, **asked)
+    after, run = tk.comfy.easy_unsampler(pipe, **asked)
+    np.testing.assert_array_equal(run.latent, plain.latent)
+    assert (run.attrs["node"], plain.attrs["node"]) == ("unSampler", "Unsampler")
+    assert after["samples"]["samples"].dtype == torch.float32
+    np.testing.assert_array_equal(after["samples"]["samples"], plain.latent[-1].values.astype(np.float32))
+    assert after["samples"]["batch_index"] == [0, 1]
+    assert {k: v for k, v in after.items() if k != "samples"} == {
+        k: v for k, v in pipe.items() if k != "samples"
+    }
+    assert pipe["samples"] is latent
+    empty, other = tk.comfy.easy_unsampler(
+        steps=3,
+        optional_model=models["flow"],
+        optional_positive=2,
+        optional_negative=1,
+        optional_latent=images["in"],
+    )
+    assert list(empty) == ["samples"]
+    assert other.attrs["path"] == "FLOW"
+    won = tk.comfy.easy_unsampler(pipe, steps=3, optional_positive=2)[1]
+    assert won.attrs["prompt"] == 2
+
+
+@pytest.mark.parametrize("missing", ["model", "positive", "negative", "samples"])
+def test_easy_unsampler_says_what_is_missing(models, images, missing):
+    pipe = {"model": models["eps"], "positive": 0, "negative": 1, "samples": images["in"]}
+    del pipe[missing]
+    with pytest.raises(TypeError, match=r"optional_\w+=None.*Try: tk\.comfy\.easy_unsampler\("):
+        tk.comfy.easy_unsampler(pipe)
+    with pytest.raises(TypeError, match="a dict"):
+        tk.comfy.easy_unsampler([1])
+
+
+@pytest.mark.parametrize("name", ["ays_sd1", "beta57", "kamas"])
+def test_schedulers_are_comfyuis_nine(models, images, name):
+    with pytest.raises(ValueError, match=r"scheduler=.*Try: "):
+        node(models["eps"], images, scheduler=name)
+
+
 def test_a_flow_model_comes_out_multiplied_by_minus_ten_thousand(models, images):
     run = node(models["flow"], images)
     state = run.latent[-1].values * (1.0 - 1.0001)
@@ -131,7 +176,9 @@ def test_the_input_is_left_alone(models, images):
     assert sorted(given) == ["noise_mask", "samples"]
 
 
-@pytest.mark.parametrize("name", ["euler_ancestral", "ddim", "uni_pc", "midpoint", "obelm", "elur"])
+@pytest.mark.parametrize(
+    "name", ["euler_ancestral", "ddim", "uni_pc", "heunpp2", "euler_cfg_pp", "midpoint", "obelm", "elur"]
+)
 def test_samplers_that_do_not_run_upwards_are_refused_with_the_reason(models, images, name):
     with pytest.raises(ValueError, match=r"sampler_name=.*runs upwards.*Try: tk\.comfy\.unsampler"):
         node(models["eps"], images, sampler_name=name)

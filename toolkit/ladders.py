@@ -10,8 +10,9 @@ from .dataset import Save, shift_and_scale
 from .denoisers import as_model
 from .errors import bad, unknown
 from .noise import COUPLINGS, Keyed, coupled
+from .passes import bar
 from .record import Recorder, as_numpy, provenance
-from .runs import bar, checked_mode, checked_save
+from .runs import checked_mode, checked_save
 
 
 class _Uncalled:

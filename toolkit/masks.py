@@ -51,6 +51,7 @@ class Masked:
         if self._pinned_noise is not None:
             outside = outside + sigma * self._pinned_noise
         x0, u = self.inner.denoise(self.mask * x + outside, sigma, uncond)
+        # the unconditional answer too, else the cfg_pp names move what is masked (in ComfyUI they do)
         return Denoised(self.mask * x0 + self._pinned, None if u is None else self.mask * u + self._pinned)
 
     def __repr__(self) -> str:

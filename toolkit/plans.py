@@ -11,11 +11,13 @@ import xarray as xr
 from . import inputs
 from .dataset import LATENT
 from .errors import bad
-from .inverse import Replaying
+from .inverse import Replaying, frozen
 from .noise import Keyed
 from .solvers import Solver
 from .solvers import solver as find_solver
 from .solvers.contract import Eval
+
+STORED = {"offsets": "offsets", "noise": "the noise"}  # what a record holds for one solver alone
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,14 @@ class Plan:
     seed: int
     schedule: str
     kind: str
+    asked: list[float] = field(default_factory=list)  # the grid to walk, where the solver makes its own of it
     stepper: Any = None  # the solver, or one that wraps it
     inverse: str = ""
     edited: list[str] = field(default_factory=list)
     hop: bool = False  # the last hop is x/alpha, and no step of the solver
     past: tuple[Eval, ...] = ()
-    aux: torch.Tensor | None = None
+    aux: torch.Tensor | None = None  # the state to go on from at the second row
+    lands_on: str | None = None  # digest of the lowest state of the pass that recorded
     mask: torch.Tensor | None = None
     pinned: torch.Tensor | None = None
     pinned_noise: torch.Tensor | None = None
@@ -65,8 +69,19 @@ class Plan:
 
     def __post_init__(self) -> None:
         self.stepper = self.stepper or self.solver
+        self.asked = self.asked or self.levels
         rungs = len(self.levels) if self.solver.stochastic else 1
         self.noise = Keyed(self.seed, self.x.shape, self.x.dtype, self.x.device, rungs=rungs)
+
+    @property
+    def first(self) -> int:
+        """The hop to begin with."""
+        return 0 if self.aux is None else 1
+
+    @property
+    def hops(self) -> int:
+        """Of the grid asked for."""
+        return len(self.asked) - 1
 
 
 def replay(ds: xr.Dataset, model: Any, asked: Asked) -> Plan:
@@ -77,11 +92,12 @@ def replay(ds: xr.Dataset, model: Any, asked: Asked) -> Plan:
     """
     _check(ds, model, asked)
     facts = ds.attrs
-    recorded = find_solver(facts["solver"], **facts["solver_options"])
-    solver = recorded if asked.solver is None else find_solver(asked.solver)
+    # on the record's own levels: a solver that makes or chooses its levels does neither
+    recorded = frozen(find_solver(facts["solver"], **facts["solver_options"]), facts["steps"])
+    solver = recorded if asked.solver is None else frozen(find_solver(asked.solver), facts["steps"])
     same, inverse = solver == recorded, facts["inverse"]
-    if inverse == "offsets" and not same:
-        why = f"the record holds offsets of {recorded.name}, which fit no other solver"
+    if inverse in STORED and not same:
+        why = f"the record holds {STORED[inverse]} of {recorded.name}, which fit no other solver"
         raise bad("solver", solver.name, why, f'tk.unsample(model, latent, solver="{solver.name}")')
     own = {name: getattr(asked, name) for name in ("prompt", "negative", "cfg")}
     bound = {name: facts[name] if value is None else value for name, value in own.items()}
@@ -99,15 +115,26 @@ def replay(ds: xr.Dataset, model: Any, asked: Asked) -> Plan:
     plan.edited = [name for name, value in bound.items() if inputs.plain(value) != facts[name]]
     plan.edited += ["solver"] * (not same)
     plan.edited += ["model"] * (facts["fingerprint"] != getattr(model, "fingerprint", None))
-    plan.hop = levels[-1] == 0 and plan.inverse != "reverse"
-    if plan.inverse == "offsets":
-        offsets = ds.offset.transpose(*LATENT)
-        plan.stepper = Replaying(solver, lambda i: tensor(offsets[len(levels) - 1 - i].values))
+    # those with levels of their own end at a positive one, and have no step to 0
+    plan.hop = levels[-1] == 0 and (plan.inverse != "reverse" or not solver.to_zero)
+    plan.asked, plan.lands_on = levels, facts.get("lands_on") if same else None
+
+    def rows(name: str) -> Any:
+        if name not in ds:
+            return None
+        kept = ds[name].transpose(*LATENT)
+        return lambda i: tensor(kept[len(levels) - 1 - i].values)
+
+    if plan.inverse in STORED:
+        noise = rows("noise") if plan.inverse == "noise" else None
+        plan.stepper = Replaying(solver, rows("offset"), noise, facts.get("noise_draws", 1))
     if plan.inverse == "algebraic" and len(levels) - plan.hop > 1:
-        if "aux" in ds:
-            plan.past, plan.aux = (Eval(levels[0], plan.x),), tensor(ds.aux.transpose(*LATENT)[-1].values)
+        if "aux" not in ds:
+            plan.edited.append("aux dropped: the first hop is that of a run without a past")
+        elif solver.pair:
+            plan.past = (Eval(levels[0], plan.x, aux=rows("aux")(0)),)
         else:
-            plan.edited.append("aux dropped: the first hop is a bootstrap step")
+            plan.past, plan.aux = (Eval(levels[0], plan.x),), rows("aux")(0)
     if "mask" in ds:
         plan.mask = tensor(ds.mask.values)[:, None]
         plan.pinned = tensor(latent[0].values) / model.path.alpha(levels[-1])
@@ -136,10 +163,10 @@ def _check(ds: xr.Dataset, model: Any, asked: Asked) -> None:
         raise bad(
             "start", ds.attrs["path"], f"this model is on {model.path.name}: another noise altogether", line
         )
-    if ds.attrs["inverse"] == "offsets" and "offset" not in ds:
-        raise bad(
-            "start", list(ds.data_vars), "its offsets are gone, and nothing else brings the image back", line
-        )
+    needed = {"offsets": "offset", "noise": "noise"}.get(ds.attrs["inverse"])
+    if needed is not None and needed not in ds:
+        why = f"its `{needed}` is gone, and nothing else brings the image back"
+        raise bad("start", list(ds.data_vars), why, line)
     fixed = {"start_at_step": asked.start_at_step or None, "add_noise": None if asked.add_noise else False}
     for name in ("noise", "shape", "mask", "end_at_step", "sigmas", "start_at_step", "add_noise"):
         value = fixed.get(name, getattr(asked, name))
@@ -203,8 +230,9 @@ def fresh(model: Any, start: Any, asked: Asked) -> Plan:
             f"{call}, noise=None)",
         )
     x = _noised(model, x0, unit, levels[0]) if asked.add_noise else x0
-    plan = Plan(solver, levels, x.contiguous(), asked.prompt, asked.negative, cfg, asked.seed,
-                schedule, kind="noise" if start is None else "latent")  # fmt: skip
+    rows = levels[:1] if solver.adaptive else list(solver.grid(levels))
+    plan = Plan(solver, rows, x.contiguous(), asked.prompt, asked.negative, cfg, asked.seed,
+                schedule, kind="noise" if start is None else "latent", asked=levels)  # fmt: skip
     if asked.mask is not None:
         plan.mask, plan.pinned, plan.pinned_noise = inputs.mask(asked.mask, x.shape, x.device), x0, unit
     return plan

@@ -24,7 +24,8 @@ from .errors import bad
 from .inputs import plain
 
 UNFINISHED = "unfinished: the process ended, or is still running"
-FILL = {"f": math.nan, "i": 0}
+FILL = {"f": math.nan, "i": 0, "b": False}
+RUNG = ("step", "sigma", "timestep", "alpha", "log_snr")  # coordinates with a value a row
 
 
 def provenance(denoiser: Any, **facts: Any) -> dict[str, Any]:
@@ -61,9 +62,22 @@ class _Memory:
 
     def __init__(self) -> None:
         self.arrays: dict[str, np.ndarray] = {}
+        self.rowed: set[str] = set()  # those with a row a step
 
     def create(self, name: str, dims: Sequence[str], shape: Sequence[int], dtype: np.dtype) -> None:
         self.arrays[name] = np.full(shape, FILL[dtype.kind], dtype)
+        if dims[0] == "step":
+            self.rowed.add(name)
+
+    def resize(self, rows: int) -> None:
+        """Room for more rows."""
+        for name in self.rowed:
+            old = self.arrays[name]
+            self.arrays[name] = np.full((rows, *old.shape[1:]), FILL[old.dtype.kind], old.dtype)
+            self.arrays[name][: len(old)] = old
+
+    def level(self, row: int, coordinates: Mapping[str, Any]) -> None:
+        """Nothing to write: coordinates are made at the end."""
 
     def flag(self, row: int) -> None:
         """Nothing to flag: memory does not outlive the run."""
@@ -89,6 +103,7 @@ class _Store:
             raise bad("store", str(path), f"cannot be written ({exc})", line, type(exc)) from exc
         self.group = zarr.open_group(folder, mode="r+")
         self.arrays: dict[str, Any] = {}
+        self.rowed: set[str] = set()
         steps = len(coordinates["step"][1])
         self.create("written", ("step",), (steps,), np.dtype(bool))
 
@@ -99,6 +114,20 @@ class _Store:
             name, shape=shape, chunks=chunks, dtype=dtype, compressors=None, fill_value=fill,
             dimension_names=dims, attributes=told,
         )  # fmt: skip
+        if dims[0] == "step":
+            self.rowed.add(name)
+
+    def resize(self, rows: int) -> None:
+        """Room for more rows."""
+        for name in [*self.rowed, *RUNG]:
+            array = self.group[name]
+            array.resize((rows, *array.shape[1:]))
+        self.arrays |= {name: self.group[name] for name in self.rowed}
+
+    def level(self, row: int, coordinates: Mapping[str, Any]) -> None:
+        """The coordinates of a row that was added."""
+        for name in RUNG:
+            self.group[name][row] = coordinates[name][1][-1]
 
     def flag(self, row: int) -> None:
         """The row is all there."""
@@ -120,19 +149,21 @@ class Recorder:
         From `provenance`.
     variables : names of `dataset.VARIABLES` to make room for, beside the counters and the moments.
     dtype : default of latent and denoised.
+    growing : whether rows are added as the run goes, by `grow`.
     """
 
     def __init__(self, save: Save, denoiser: Any, sigmas: Sequence[float], shape: Sequence[int],
                  attrs: Mapping, variables: Sequence[str] = ("latent", "denoised"),
-                 dtype: str = "float64"):  # fmt: skip
+                 dtype: str = "float64", growing: bool = False):  # fmt: skip
         self.save, self.denoiser, self.sigmas, self.attrs = save, denoiser, list(sigmas), dict(attrs)
-        self.count, self.newest = len(self.sigmas), -1
+        self.room, self.newest = len(self.sigmas), -1
+        self.growing = growing
+        self._unkept: dict[str, np.ndarray] = {}  # the newest row of a run whose last row is not known
         self.solver = attrs.get("solver", attrs["kind"])
-        self.sizes = dict(zip(("step", "sample", "channel", "y", "x"), (self.count, *shape), strict=True))
+        self.sizes = dict(zip(("step", "sample", "channel", "y", "x"), (self.room, *shape), strict=True))
         rungs = rung_coordinates(sigmas, denoiser.levels, denoiser.path)
         self.coordinates = rungs | latent_coordinates(shape)
         self.dtype = np.dtype(save.dtype or dtype)
-        self._keep = [i % save.every == 0 or i == self.count - 1 for i in range(self.count)]
         self.phase = ""  # what pass over the rows this is, for messages
         self._own: dict[str, tuple[str, ...]] = {}
         self.sink = _Store(save.store, self.coordinates, self.attrs) if save.store is not None else _Memory()
@@ -156,6 +187,31 @@ class Recorder:
         kind = special.get(name, np.dtype("float64"))
         self.sink.create(name, dims, shape or [self.sizes[d] for d in dims], kind)
 
+    @property
+    def count(self) -> int:
+        """Rows of the run, as far as it is known."""
+        return len(self.sigmas)
+
+    def grow(self, sigma: float) -> None:
+        """A row more, of a run whose solver chooses its levels as it goes."""
+        self.sigmas.append(sigma)
+        if self.count > self.room:
+            self.room = self.sizes["step"] = max(2 * self.room, 16)
+            self.sink.resize(self.room)
+        added = rung_coordinates([sigma], self.denoiser.levels, self.denoiser.path)
+        added["step"] = ("step", np.array([self.count - 1]))
+        self.sink.level(self.count - 1, added)
+
+    def zeros(self, *names: str) -> None:
+        """Makes the variables, 0 in every row, where they are not there yet."""
+        for name in names:
+            if name not in self.sink.arrays:
+                self.make(name)
+                self.sink.arrays[name][...] = 0.0
+
+    def _keeps(self, row: int) -> bool:
+        return row % self.save.every == 0 or (row == self.count - 1 and not self.growing)
+
     def check(self, row: int, x: torch.Tensor) -> None:
         """Stops the run where `x`, computed for this row, is not finite."""
         if not math.isfinite(float(x.sum())):
@@ -166,8 +222,12 @@ class Recorder:
         """The state at a row; stops the run where it is not finite."""
         self.check(row, x)
         arrays, values = self.sink.arrays, as_numpy(x)
-        if self._keep[row] and "latent" in arrays:
-            arrays["latent"][row] = values
+        self._unkept = {}
+        if "latent" in arrays:
+            if self._keeps(row):
+                arrays["latent"][row] = values
+            else:
+                self._unkept["latent"] = values
         arrays["nfe"][row] = self.denoiser.calls
         arrays["rows"][row] = self.denoiser.rows
         if not self._moments_last:
@@ -177,7 +237,7 @@ class Recorder:
 
     def opinion(self, row: int, x0: torch.Tensor) -> None:
         """The denoiser's x0 at a row."""
-        if self._keep[row] and "denoised" in self.sink.arrays:
+        if x0 is not None and self._keeps(row) and "denoised" in self.sink.arrays:
             self.sink.arrays["denoised"][row] = as_numpy(x0)
 
     def put(self, name: str, row: int, value: Any) -> None:
@@ -187,7 +247,8 @@ class Recorder:
     def add_counts(self, calls: np.ndarray, rows: np.ndarray) -> None:
         """What another pass over the rows has cost, (step,), added to the counters."""
         for name, more in (("nfe", calls), ("rows", rows)):
-            self.sink.arrays[name][...] = self.sink.arrays[name][...] + more
+            array = self.sink.arrays[name]
+            array[: len(more)] = array[: len(more)] + more
 
     def hop(self, step: Any, row: int, to: int) -> None:
         """One Step of the loop, from `row` to `to`."""
@@ -215,7 +276,7 @@ class Recorder:
                 raise bad("fn", (name, str(values.dtype), values.shape), wanted, line)
             if name not in self._own:
                 self._own[name] = known
-                self.make(name, known, (self.count, *values.shape))
+                self.make(name, known, (self.room, *values.shape))
             self.sink.arrays[name][row] = values
 
     @contextmanager
@@ -240,6 +301,8 @@ class Recorder:
     def finish(self, extra: Mapping[str, Any] | None = None, **attrs: Any) -> xr.Dataset:
         """The Dataset: unreached rows are left out, `extra` arrays and final attributes come in."""
         rows = slice(0, self.newest + 1)
+        for name, values in self._unkept.items():  # the last row is always there
+            self.sink.arrays[name][self.newest] = values
         attrs = {**self.attrs, **plain(attrs)}
         if isinstance(self.sink, _Memory):
             arrays = {name: array[rows] for name, array in self.sink.arrays.items()}
@@ -249,13 +312,11 @@ class Recorder:
                 n: (self._own.get(n, VARIABLES[n][0] if n in VARIABLES else ()), a) for n, a in arrays.items()
             }
             data = label({**named, **(extra or {})}, {}, {})
-            return data.assign_coords(label({}, self._cut(rows), {}).coords).assign_attrs(attrs)
+            rungs = rung_coordinates(self.sigmas[rows], self.denoiser.levels, self.denoiser.path)
+            return data.assign_coords(label({}, {**self.coordinates, **rungs}, {}).coords).assign_attrs(attrs)
         for name, value in (extra or {}).items():
             dims, array = value if isinstance(value, tuple) else (VARIABLES[name][0], value)
             self.sink.create(name, dims, array.shape, np.asarray(array).dtype)
             self.sink.arrays[name][...] = array
         self.sink.group.attrs.put(attrs)
         return open_store(self.save.store)
-
-    def _cut(self, rows: slice) -> dict[str, Any]:
-        return {n: (d, v[rows] if d == "step" else v, a) for n, (d, v, a) in self.coordinates.items()}

@@ -1,33 +1,31 @@
 """The runs of a solver: unsample and sample. They check the input, walk the loop, return a Dataset."""
 
+import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
-from tqdm.auto import tqdm
 
 from . import inputs
 from .dataset import NORMALIZE, Save, shift_and_scale
 from .denoisers import Denoiser, as_model, guide
 from .errors import bad, unknown
-from .inverse import Recording, choose, climber
+from .inverse import LADDERS, choose, climber
 from .loop import steps as walk
 from .masks import Masked
 from .noise import Keyed
+from .passes import NEEDS, PASSES, Run, bar, digest, stored
 from .plans import Asked, Plan, fresh, replay
 from .record import Recorder, as_numpy, provenance
 from .solvers import Solver
 from .solvers import solver as find_solver
 
 GUIDED = 1.5  # above this cfg the reverse of no solver returns the image: the guided flow contracts upwards
-
-
-def bar(hops: Iterable, total: int, label: str, progress: bool) -> Iterable:
-    """`hops` with a progress bar, in notebook and terminal."""
-    return tqdm(hops, total=total, desc=label, leave=False, disable=not progress)
+SPREAD = 2.0  # times the std of noise, or one over it: an x_T beyond is far from noise
+WHOLE = ("algebraic", "fixed_point", "defect")  # inverses whose start is exact in float64 only
 
 
 def checked_save(save: Any) -> Save:
@@ -59,9 +57,10 @@ def _normal(latent: np.ndarray, mode: str) -> dict[str, Any]:
 
 
 def unsample(model: Any, latent: Any, *, solver: str | Solver = "euler", inverse: str = "auto",
-             via: str | Solver = "midpoint", schedule: str = "normal", steps: int = 20, end_at_step: int = 0,
-             prompt: Any = None, negative: Any = None, cfg: float = 1.0, normalize: str = "off",
-             mask: Any = None, sigmas: Sequence[float] | None = None, sigma_shift: float = 0.0, seed: int = 0,
+             via: str | Solver = "midpoint", coupling: str = "independent", schedule: str = "normal",
+             steps: int = 20, end_at_step: int = 0, prompt: Any = None, negative: Any = None,
+             cfg: float = 1.0, normalize: str = "off", mask: Any = None,
+             sigmas: Sequence[float] | None = None, sigma_shift: float = 0.0, seed: int = 0,
              save: Save = Save(), progress: bool = True) -> xr.Dataset:  # fmt: skip
     """An image run backwards to its noise: one row a level, from clean to noise.
 
@@ -77,11 +76,14 @@ def unsample(model: Any, latent: Any, *, solver: str | Solver = "euler", inverse
         In model space, floating, finite.
     solver : str or Solver
         What the image is to be sampled with again; one of ``tk.SOLVERS``.
-    inverse : {"auto", "offsets", "algebraic", "reverse"}
-        How: see ``toolkit.inverse.INVERSES``. "auto" picks what is exact for the solver; the attributes say
-        which.
+    inverse : {"auto", "offsets", "noise", "algebraic", "fixed_point", "defect", "reverse"}
+        How: see ``toolkit.inverse.INVERSES``. "auto" picks what is exact for the solver, by
+        ``toolkit.inverse.AUTO``; the attributes say which, and at what cost.
     via : str or Solver
-        What climbs the ladder for offsets.
+        What climbs the ladder for offsets, and starts the implicit inverses.
+    coupling : {"independent", "markov", "shared", "ode"}
+        What the ladder under extracted noise is made of: noise that is independent from rung to rung, grows
+        by increments, or is one draw at all rungs; or the ODE, climbed by `via`.
     schedule, steps : str, int
         One of ``tk.SCHEDULES``, and its number of steps.
     end_at_step : int
@@ -109,7 +111,8 @@ def unsample(model: Any, latent: Any, *, solver: str | Solver = "euler", inverse
     -------
     Dataset
         dims (step, sample, channel, y, x): `latent`, `denoised`, `nfe`, `rows`, `mean`, `std`, `shift`,
-        `scale`, and what the inverse needs: `offset` and `offset_norm`, or `aux` and `aux_gap`.
+        `scale`, and what the inverse needs or says: `offset` and `offset_norm`; `noise`, `noise_scale`,
+        `noise_std` and `noise_lag`; `aux` and `aux_gap`; `residual` and `iterations`; `sweep_error`.
 
     Raises
     ------
@@ -117,7 +120,8 @@ def unsample(model: Any, latent: Any, *, solver: str | Solver = "euler", inverse
         For bad input, before the first model call. FloatingPointError where a state is not finite; what was
         recorded is ``exc.dataset``, or in the store.
 
-    Sources: offsets 2310.01506, O-BELM 2410.07273, reverse 2010.02502.
+    Sources: offsets 2310.01506, noise 2304.06140, O-BELM 2410.07273, fixed point 2309.04907, defect
+    correction Stetter 1978, reverse 2010.02502.
 
     Examples
     --------
@@ -130,36 +134,55 @@ def unsample(model: Any, latent: Any, *, solver: str | Solver = "euler", inverse
     """
     save, mode, chosen = checked_save(save), checked_mode(normalize), find_solver(solver)
     strategy, ladder = choose(chosen, inverse), climber(via)
-    x = _stored(inputs.latent(as_model(model), latent), save.dtype)
-    levels, schedule = _rising(model, chosen, schedule, steps, end_at_step, sigmas, sigma_shift)
+    if coupling not in LADDERS:
+        raise unknown("coupling", coupling, LADDERS, 'tk.unsample(model, latent, coupling="{}")')
+    x = stored(inputs.latent(as_model(model), latent), save.dtype)
+    asked, schedule = _rising(model, chosen, schedule, steps, end_at_step, sigmas, sigma_shift)
     seed = inputs.whole("seed", seed, -(2**63), None, "seed=0")
-    noise = Keyed(seed, x.shape, x.dtype, x.device, rungs=len(levels) if chosen.stochastic else 1)
     denoiser = _denoiser(model, x, prompt, negative, cfg)
-    if strategy == "reverse" and denoiser.cfg > GUIDED:
+    if strategy in ("reverse", "fixed_point", "defect") and denoiser.cfg > GUIDED:
         warnings.warn(
-            f'inverse="reverse" will not return at cfg {denoiser.cfg:g}; try inverse="auto"',
-            stacklevel=2,
+            f'inverse="{strategy}" will not return at cfg {denoiser.cfg:g}; try inverse="auto"', stacklevel=2
         )
-    extra = {}
+    extra, m = {}, None
     if mask is not None:
         m = inputs.mask(mask, x.shape, x.device)
-        alpha = denoiser.path.alpha(levels[0])
-        denoiser = Masked(denoiser, m, _stored(alpha * x, save.dtype) / alpha)
+        alpha = denoiser.path.alpha(asked[0])
+        denoiser = Masked(denoiser, m, stored(alpha * x, save.dtype) / alpha)
         extra["mask"] = as_numpy(m[:, 0])
+    hops = len(asked) - 1
+    levels = own_levels(chosen, asked)
+    noise = Keyed(seed, x.shape, x.dtype, x.device, rungs=len(levels) if chosen.stochastic else 1)
     attrs = provenance(denoiser, kind="unsample", **_options(chosen), inverse=strategy,
-                       via=_via(strategy, chosen, ladder), schedule=schedule, steps=len(levels) - 1,
+                       via=_via(strategy, chosen, ladder, coupling), schedule=schedule, steps=hops,
                        direction="up", cfg=float(cfg), prompt=prompt, negative=negative, seed=seed,
-                       normalize=mode, sigma_shift=float(sigma_shift), bottom="alpha * x")  # fmt: skip
-    climbing = ladder if strategy == "offsets" else chosen
-    names = {"offsets": ["offset", "offset_norm"], "algebraic": ["aux", "aux_gap"], "reverse": []}[strategy]
-    with Recorder(save, denoiser, levels, x.shape, attrs, ["latent", "denoised", *names]).guard() as record:
-        states = _climb(record, denoiser, climbing, x, levels, progress, strategy)
-        if strategy == "offsets":
-            _offsets(record, denoiser, chosen, states, levels, noise, progress)
-        if strategy == "algebraic" and record.dtype != np.float64:
-            extra["top"] = as_numpy(states[-1])  # the pair of states is exact only whole
-        extra |= _normal(as_numpy(states[-1]), mode)
-        return record.finish(extra, model_calls=denoiser.calls, network_rows=denoiser.rows)
+                       normalize=mode, sigma_shift=float(sigma_shift), bottom="alpha * x",
+                       **({"coupling": coupling} if strategy == "noise" else {}))  # fmt: skip
+    growing = chosen.adaptive is not None
+    with Recorder(save, denoiser, levels, x.shape, attrs, ["latent", "denoised", *NEEDS[strategy]],
+                  growing=growing).guard() as record:  # fmt: skip
+        run = Run(record, denoiser, chosen, ladder, coupling, x, hops, asked[-1], noise, progress, m)
+        top = PASSES[strategy](run)
+        if strategy == "reverse":
+            _warn_of_spread(run, top)
+        if strategy in WHOLE and record.dtype != np.float64:
+            extra["top"] = as_numpy(top)  # exact only whole
+        extra |= run.extra | _normal(as_numpy(stored(top, save.dtype)), mode)
+        return record.finish(extra, **run.attrs, model_calls=denoiser.calls, network_rows=denoiser.rows)
+
+
+def _warn_of_spread(run: Run, top: torch.Tensor) -> None:
+    """Says so where x_T is far from noise: then the true ODE's is too, or the climb was lost."""
+    alpha, sigma = run.denoiser.path.alpha(run.levels[-1]), run.levels[-1]
+    inside = slice(None) if run.mask is None else (run.mask > 0.5).expand_as(top)
+    wanted = math.sqrt(sigma * sigma + alpha * alpha * float(run.x[inside].var()))
+    ratio = float(top[inside].std()) / wanted
+    if not 1 / SPREAD < ratio < SPREAD:
+        warnings.warn(
+            f'x_T has {ratio:.2f} times the std of noise at sigma {sigma:.4g}, and inverse="reverse" seldom '
+            'returns from there; try inverse="auto"',
+            stacklevel=3,
+        )
 
 
 def _rising(
@@ -185,72 +208,22 @@ def _rising(
     return levels, schedule
 
 
-def _stored(x: torch.Tensor, dtype: Any) -> torch.Tensor:
-    """`x` as it will be read back: a replay repeats bit for bit only what it starts from."""
-    if dtype is None:
-        return x
-    return torch.from_numpy(as_numpy(x).astype(np.dtype(dtype)).astype(np.float64)).to(x.device)
+def own_levels(solver: Solver, rising: list[float]) -> list[float]:
+    """The rows of a rising grid: its levels, those that the solver makes, or the first if it chooses."""
+    if solver.adaptive is not None:
+        return rising[: 2 if rising[0] == 0 else 1]
+    if solver.own_grid is None:
+        return rising
+    own = list(solver.grid(rising[::-1]))[::-1]
+    return [0.0, *own] if rising[0] == 0 else own
 
 
-def _via(strategy: str, chosen: Solver, ladder: Solver) -> str:
-    if strategy == "algebraic":
+def _via(strategy: str, chosen: Solver, ladder: Solver, coupling: str) -> str:
+    if strategy == "algebraic" and not chosen.pair:
         return str(chosen.options.get("bootstrap", "midpoint")) + " bootstrap"
-    return ladder.name if strategy == "offsets" else chosen.name
-
-
-def _climb(record: Recorder, denoiser: Any, solver: Solver, x: torch.Tensor, levels: list[float],
-           progress: bool, strategy: str) -> list[torch.Tensor]:  # fmt: skip
-    """Upwards through all rows; returns the states, of which only the offsets need more than the last."""
-    hop = levels[0] == 0
-    if hop:
-        record.state(0, x)
-    states = [x, denoiser.path.alpha(levels[1]) * x] if hop else [denoiser.path.alpha(levels[0]) * x]
-    first = len(states) - 1
-    record.state(first, states[-1])
-    hops = walk(denoiser, solver, states[-1], levels, start=first)
-    for step in bar(hops, len(levels) - 1 - first, f"unsample, {solver.name}", progress):
-        row = step.span.i + 1
-        record.hop(step, row - 1, row)
-        if strategy == "algebraic":
-            record.put("aux", row, step.x)
-            record.put("aux_gap", row, _gap(step))
-        if strategy != "offsets":
-            states.clear()
-        states.append(step.x_next)
-    return states
-
-
-def _gap(step: Any) -> torch.Tensor:
-    """Relative distance, (sample,), of `aux` from an Euler step down with the slope at its lower end."""
-    s, t = step.span.s, step.span.t
-    slope = (step.x - step.seen.x0) / s
-    guess = step.x_next + (s - t) * slope
-    return (step.x - guess).flatten(1).norm(dim=1) / step.x.flatten(1).norm(dim=1).clamp_min(1e-300)
-
-
-def _offsets(record: Recorder, denoiser: Any, solver: Solver, states: list[torch.Tensor], levels: list[float],
-             noise: Keyed, progress: bool) -> None:  # fmt: skip
-    """The recording pass down the ladder; fills `offset`, and the counters and opinions that it adds."""
-    top, bottom = len(levels) - 1, 1 if levels[0] == 0 else 0
-    record.phase = ", in the pass that records offsets"
-    start = _stored(states[-1], record.dtype)
-    recording = Recording(solver, lambda i: states[len(states) - 1 - i])
-    for name in ("offset", "offset_norm"):
-        for row in range(bottom + 1):
-            record.put(name, row, 0.0)
-    calls, rows = np.zeros(top + 1, np.int64), np.zeros(top + 1, np.int64)
-    seen = (denoiser.calls, denoiser.rows)
-    hops = walk(denoiser, recording, start, levels[::-1], noise=noise, stop=top - bottom)
-    for step in bar(hops, top - bottom, f"offsets, {solver.name}", progress):
-        row = top - step.span.i
-        record.check(row, step.x_next)
-        record.put("offset", row, step.seen.info["offset"])
-        record.put("offset_norm", row, step.seen.info["offset_norm"])
-        calls[row], rows[row] = denoiser.calls - seen[0], denoiser.rows - seen[1]
-        seen = (denoiser.calls, denoiser.rows)
-        if row == top:
-            record.opinion(top, step.seen.x0)
-    record.add_counts(calls.cumsum(), rows.cumsum())
+    if strategy == "noise" and coupling != "ode":
+        return f"{coupling} noise"
+    return chosen.name if strategy in ("reverse", "algebraic") or chosen.adaptive else ladder.name
 
 
 def sample(model: Any, start: Any = None, *, solver: str | Solver | None = None, schedule: str | None = None,
@@ -324,9 +297,10 @@ def sample(model: Any, start: Any = None, *, solver: str | Solver | None = None,
         else {"start": plan.kind}
     )
     attrs = provenance(denoiser, kind="sample", **_options(plan.solver), **facts, schedule=plan.schedule,
-                       steps=len(plan.levels) - 1, direction="down", cfg=float(plan.cfg), prompt=plan.prompt,
+                       steps=plan.hops, direction="down", cfg=float(plan.cfg), prompt=plan.prompt,
                        negative=plan.negative, seed=plan.seed)  # fmt: skip
-    with Recorder(save, denoiser, plan.levels, plan.x.shape, attrs).guard() as record:
+    growing = plan.stepper.adaptive is not None
+    with Recorder(save, denoiser, plan.levels, plan.x.shape, attrs, growing=growing).guard() as record:
         _descend(record, denoiser, plan, progress)
         return record.finish(extra, model_calls=denoiser.calls, network_rows=denoiser.rows)
 
@@ -334,14 +308,21 @@ def sample(model: Any, start: Any = None, *, solver: str | Solver | None = None,
 def _descend(record: Recorder, denoiser: Any, plan: Plan, progress: bool) -> None:
     """Downwards through all rows; in a replay of an exact inverse the last hop undoes the first one."""
     record.state(0, plan.x)
-    x, past, first = plan.x, plan.past, 0
-    if plan.past:  # the second state of a reversible solver is there: the first hop is not computed
-        x, first = plan.aux, 1
+    x, first = plan.x, plan.first
+    if first:  # the second state of a reversible solver is the state below: that hop is not computed
+        x = plan.aux
         record.state(1, x)
-    stop = len(plan.levels) - 1 - plan.hop
-    hops = walk(denoiser, plan.stepper, x, plan.levels, noise=plan.noise, past=past, start=first, stop=stop)
-    for step in bar(hops, stop - first, f"sample, {plan.solver.name}", progress):
+    adaptive = plan.stepper.adaptive is not None
+    stop = None if adaptive else len(plan.levels) - 1 - plan.hop
+    hops = walk(
+        denoiser, plan.stepper, x, plan.asked, noise=plan.noise, past=plan.past, start=first, stop=stop
+    )
+    for step in bar(hops, None if adaptive else stop - first, f"sample, {plan.solver.name}", progress):
+        if step.span.i + 1 == record.count:
+            record.grow(step.span.t)
         record.hop(step, step.span.i, step.span.i + 1)
         x = step.x_next
+    if plan.lands_on is not None and not plan.edited:
+        record.attrs["bitwise"] = digest(x) == plan.lands_on
     if plan.hop:
         record.state(stop + 1, x / denoiser.path.alpha(plan.levels[stop]))

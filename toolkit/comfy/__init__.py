@@ -3,6 +3,6 @@
 What these nodes cannot do, ``tk.unsample``, ``tk.sample`` and ``tk.ladder`` do.
 """
 
-from .unsampling import unsampler
+from .unsampling import easy_unsampler, unsampler
 
-__all__ = ["unsampler"]
+__all__ = ["easy_unsampler", "unsampler"]

@@ -1,5 +1,6 @@
-"""ComfyUI_Noise's `Unsampler`: the sampler's formula run upwards on a shifted grid."""
+"""The `Unsampler` of ComfyUI_Noise and Easy-Use: the sampler's formula run upwards on a shifted grid."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,15 @@ from ..errors import bad, unknown
 from ..loop import steps as walk
 from ..masks import Masked
 from ..record import Recorder, as_numpy, provenance
-from ..schedules import SCHEDULES
 from ..schedules import sigmas as schedule_sigmas
 from ..solvers import SOLVERS
 from .latents import Latent, cycled, fit, float32, latent_in
 
 SHIFT = np.float32(1e-4)  # the node adds it to every level, so that none is 0
+SCHEDULERS = (
+    "simple", "sgm_uniform", "karras", "exponential", "ddim_uniform", "beta", "normal", "linear_quadratic",
+    "kl_optimal",
+)  # fmt: skip
 # the names that are finite when the node runs them upwards
 UPWARD = (
     "euler", "heun", "dpm_2", "lms", "dpm_fast", "dpm_adaptive", "dpmpp_2m", "ipndm", "ipndm_v", "deis",
@@ -100,14 +104,80 @@ def unsampler(model: Any, steps: int = 20, end_at_step: int = 0, cfg: float = 1.
                        direction="up", cfg=float(cfg), prompt=positive, negative=negative,
                        normalize=normalize, normalized="global" if normalize == "enable" else "off",
                        node="Unsampler", quirks=quirks) | {"latent_space": "vae"}  # fmt: skip
+    solver = SOLVERS[sampler_name]
+    rows, growing = (levels[:1], True) if solver.adaptive else (solver.grid(levels), False)
     # 1 - sigma is rounded to float32 upstream, at the start and at the end alike
     low, high = (float(np.float32(1.0) - np.float32(s)) if flow else 1.0 for s in (levels[0], levels[-1]))
-    with Recorder(Save(), denoiser, levels, latent.samples.shape, attrs).guard() as record:
+    with Recorder(Save(), denoiser, rows, latent.samples.shape, attrs, growing=growing).guard() as record:
         record.state(0, low * latent.samples)
-        for step in walk(denoiser, SOLVERS[sampler_name], low * latent.samples, levels):
+        for step in walk(denoiser, solver, low * latent.samples, levels):
+            if growing:
+                record.grow(step.span.t)
             record.hop(step, step.span.i, step.span.i + 1)
         run = record.finish(extra, model_calls=denoiser.calls, network_rows=denoiser.rows)
     return _out(run, high, scale, normalize == "enable")
+
+
+def easy_unsampler(pipe: Mapping[str, Any] | None = None, steps: int = 20, end_at_step: int = 0,
+                   cfg: float = 1.0, sampler_name: str = "euler", scheduler: str = "simple",
+                   normalize: str = "disable", optional_model: Any = None, optional_positive: Any = None,
+                   optional_negative: Any = None,
+                   optional_latent: Any = None) -> tuple[dict[str, Any], xr.Dataset]:  # fmt: skip
+    """Easy-Use's `unSampler`: the numbers of `unsampler`, with its inputs and its output in a pipe.
+
+    Parameters
+    ----------
+    pipe : dict, optional
+        With "model", "positive", "negative" and "samples" (a LATENT), as far as no optional_* is given.
+    steps, end_at_step, cfg, sampler_name, scheduler, normalize
+        As in `unsampler`.
+    optional_model, optional_positive, optional_negative, optional_latent
+        Each wins over the pipe's.
+
+    Returns
+    -------
+    pipe : dict
+        A shallow copy of the one given, with "samples": the output LATENT, float32, in the space of the VAE,
+        with the other keys of the one that came in. What was given as optional_* does not enter it.
+    run : Dataset
+        As `unsampler` returns it.
+
+    Raises
+    ------
+    TypeError
+        Where neither the pipe nor an optional_* has the model, a condition, or the latent.
+    ValueError
+        As `unsampler`.
+
+    Source: the node's behaviour, ComfyUI-Easy-Use at 4de1ab3b.
+
+    Examples
+    --------
+    >>> import toolkit as tk
+    >>> model = tk.load()
+    >>> latent = model.encode(tk.assets.digits()[0][0]) / model.latent_scale
+    >>> pipe = {"model": model, "positive": 0, "negative": None, "samples": {"samples": latent}}
+    >>> pipe, run = tk.comfy.easy_unsampler(pipe, steps=4)
+    >>> pipe["samples"]["samples"].shape, run.attrs["node"]
+    (torch.Size([1, 4, 8, 8]), 'unSampler')
+    """
+    if pipe is not None and not isinstance(pipe, Mapping):
+        line = 'pipe={"model": model, "positive": 0, "negative": None, "samples": {"samples": latent}}'
+        raise bad("pipe", pipe, "a dict", line, TypeError)
+    pipe = dict(pipe or {})
+    given = {"model": optional_model, "positive": optional_positive, "negative": optional_negative,
+             "samples": optional_latent}  # fmt: skip
+    for key, value in given.items():
+        if value is None and key not in pipe:
+            name = "optional_latent" if key == "samples" else f"optional_{key}"
+            why = f'neither {name} nor pipe["{key}"] is there'
+            raise bad(name, None, why, f"tk.comfy.easy_unsampler(pipe, {name}=...)", TypeError)
+        given[key] = pipe[key] if value is None else value
+    run = unsampler(given["model"], steps, end_at_step, cfg, sampler_name, scheduler, normalize,
+                    given["positive"], given["negative"], given["samples"])  # fmt: skip
+    others = dict(given["samples"]) if isinstance(given["samples"], Mapping) else {}
+    output = torch.from_numpy(run.latent.values[-1].astype(np.float32))
+    return {**pipe, "samples": {**others, "samples": output}}, run.assign_attrs(node="unSampler")
 
 
 def _grid(
@@ -123,8 +193,8 @@ def _grid(
             else f" that runs upwards ({sampler} gives noise or NaN there)"
         )
         raise unknown("sampler_name", sampler, able, f'{call}, sampler_name="{{}}")', why)
-    if scheduler not in SCHEDULES:
-        raise unknown("scheduler", scheduler, SCHEDULES, f'{call}, scheduler="{{}}")')
+    if scheduler not in SCHEDULERS:
+        raise unknown("scheduler", scheduler, SCHEDULERS, f'{call}, scheduler="{{}}")')
     steps = inputs.whole("steps", steps, 1, 10_000, f"{call}, steps=20)")
     end = inputs.whole("end_at_step", end_at_step, 0, 10_000, f"{call}, end_at_step=0)")
     falling = schedule_sigmas(model.levels, scheduler, steps, sampler).astype(np.float32)

@@ -1,0 +1,305 @@
+"""The passes of an unsample over its rows: the climb, and what each inverse records on the way back down.
+
+One function a strategy, ``(Run) -> the state at the top``; `PASSES` is their table. States that a replay
+starts from are rounded first, where rows are kept in a lower dtype: what is read back is what was recorded.
+"""
+
+import hashlib
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from .implicit import Fixed, defect_correction
+from .inverse import Extracting, Recording, frozen
+from .loop import steps as walk
+from .noise import START, Keyed
+from .record import Recorder, as_numpy
+from .solvers import Solver
+
+SOLVED = 1e-9  # relative residual above which an implicit inverse has not done what it promises
+
+
+def bar(hops: Iterable, total: int | None, label: str, progress: bool) -> Iterable:
+    """`hops` with a progress bar, in notebook and terminal."""
+    return tqdm(hops, total=total, desc=label, leave=False, disable=not progress)
+
+
+def stored(x: torch.Tensor, dtype: Any) -> torch.Tensor:
+    """`x` as it will be read back: a replay repeats bit for bit only what it starts from."""
+    if dtype is None:
+        return x
+    return torch.from_numpy(as_numpy(x).astype(np.dtype(dtype)).astype(np.float64)).to(x.device)
+
+
+def digest(x: torch.Tensor) -> str:
+    """A short name of the exact bits of a state."""
+    return hashlib.sha256(np.ascontiguousarray(as_numpy(x)).tobytes()).hexdigest()[:16]
+
+
+@dataclass
+class Run:
+    """An unsample under way."""
+
+    record: Recorder
+    denoiser: Any
+    solver: Solver  # what the image is to be sampled with again
+    via: Solver  # what climbs
+    coupling: str
+    x: torch.Tensor  # the image
+    hops: int  # of the grid asked for
+    highest: float  # level of it
+    noise: Keyed
+    progress: bool
+    mask: torch.Tensor | None = None
+    attrs: dict[str, Any] = field(default_factory=dict)  # what the passes found out
+    extra: dict[str, Any] = field(default_factory=dict)  # variables without a row each
+
+    @property
+    def levels(self) -> list[float]:
+        """The rows' sigmas, rising; a solver that chooses its levels adds to them as it climbs."""
+        return self.record.sigmas
+
+    @property
+    def bottom(self) -> int:
+        """The row of the lowest positive level."""
+        return 1 if self.levels[0] == 0 else 0
+
+    @property
+    def top(self) -> int:
+        return len(self.levels) - 1
+
+    @property
+    def lowest(self) -> torch.Tensor:
+        """The state at the lowest positive level: the hop from 0 is alpha x."""
+        return self.denoiser.path.alpha(self.levels[self.bottom]) * self.x
+
+    def falling(self, solver: Any, x: torch.Tensor, label: str, past: tuple = (), start: int = 0) -> Iterable:
+        """The steps of a solver from the top down to the lowest positive level."""
+        stop = self.top - self.bottom
+        hops = walk(self.denoiser, solver, x, self.levels[::-1], noise=self.noise, past=past, start=start,
+                    stop=stop)  # fmt: skip
+        return bar(hops, stop - start, f"{label}, {self.solver.name}", self.progress)
+
+
+def reverse(run: Run) -> torch.Tensor:
+    """The solver's own formula, run upwards."""
+    return _climb(run, run.solver)[-1]
+
+
+def algebraic(run: Run) -> torch.Tensor:
+    """The solver's own step upwards, with the second state it needs for its step down."""
+
+    def second(step: Any, row: int) -> None:
+        run.record.put("aux", row, step.seen.aux if run.solver.pair else step.x)
+        run.record.put("aux_gap", row, _pair_gap(step) if run.solver.pair else _gap(step))
+
+    return _climb(run, run.solver, second)[-1]
+
+
+def offsets(run: Run) -> torch.Tensor:
+    """A ladder, then the recording pass down it."""
+    states = _climb(run, run.solver if run.solver.adaptive else run.via, keep=True)
+    solver = frozen(run.solver, run.hops)
+    return _recorded(run, Recording(solver, lambda i: states[len(states) - 1 - i]), states[-1])
+
+
+def noise(run: Run) -> torch.Tensor:
+    """A ladder of noise, or of the ODE, then the pass down it that extracts what the solver needed."""
+    states = _climb(run, run.via, keep=True) if run.coupling == "ode" else _noised(run)
+    return _recorded(run, Extracting(frozen(run.solver, run.hops), lambda i: states[len(states) - 1 - i]), states[-1])
+
+
+def fixed_point(run: Run) -> torch.Tensor:
+    """Each step down solved for its start, row by row upwards."""
+    run.record.state(0, run.x)
+    x, top, worst = run.lowest, run.top, 0.0
+    run.record.state(run.bottom, x)
+    solving = Fixed(frozen(run.solver, run.hops), run.via, run.levels[::-1])
+    for row in bar(
+        range(run.bottom + 1, top + 1), top - run.bottom, f"fixed point, {run.solver.name}", run.progress
+    ):
+        x, x0, residual, iterations = solving.up(run.denoiser, x, top - row)
+        run.record.put("residual", row, residual)
+        run.record.put("iterations", row, iterations)
+        run.record.opinion(row, x0)
+        run.record.state(row, x)
+        worst = max(worst, float(residual.max()))
+    _warn_unsolved(run, worst, "the steps were solved to a residual of")
+    return x
+
+
+def defect(run: Run) -> torch.Tensor:
+    """A climb, then sweeps that correct it by what its sample misses; rows are those of the best sample."""
+    low, solver, levels = run.lowest, frozen(run.solver, run.hops), run.levels
+
+    def climb(x: torch.Tensor) -> torch.Tensor:
+        for step in walk(run.denoiser, run.via, x, levels[run.bottom :]):
+            x = step.x_next
+        return x
+
+    def fall(y: torch.Tensor) -> torch.Tensor:
+        for step in run.falling(solver, y, "defect"):
+            y = step.x_next
+        return y
+
+    top, history = defect_correction(climb, fall, low)
+    run.extra["sweep_error"] = (("sweep", "sample"), as_numpy(history))
+    run.record.state(0, run.x)
+    run.record.state(run.bottom, low)
+    kept = {run.top: (top, None)}
+    for step in run.falling(solver, top, "rows of the best sweep"):
+        row = run.top - step.span.i
+        kept[row] = (step.x, step.seen.x0)
+    for row in range(run.bottom + 1, run.top + 1):
+        if kept[row][1] is not None:
+            run.record.opinion(row, kept[row][1])
+        run.record.state(row, kept[row][0])
+    _warn_unsolved(run, float(history.min(0).values.max()), "the sweeps came back to")
+    return top
+
+
+PASSES: dict[str, Callable[[Run], torch.Tensor]] = {
+    "reverse": reverse, "algebraic": algebraic, "offsets": offsets, "noise": noise,
+    "fixed_point": fixed_point, "defect": defect,
+}  # fmt: skip
+# what each makes room for, beside latent and denoised
+NEEDS = {
+    "reverse": (), "algebraic": ("aux", "aux_gap"), "offsets": ("offset", "offset_norm"),
+    "noise": ("noise", "noise_scale", "noise_std", "noise_lag"), "fixed_point": ("residual", "iterations"),
+    "defect": (),
+}  # fmt: skip
+
+
+def _climb(run: Run, solver: Solver, also: Callable[[Any, int], None] | None = None,
+           keep: bool = False) -> list[torch.Tensor]:  # fmt: skip
+    """Upwards through all rows; the states by row, or the last one alone."""
+    record, low, first = run.record, run.lowest, run.bottom
+    record.state(0, run.x if first else low)
+    if first:
+        record.state(first, low)
+    states = [run.x, low][: first + 1] if keep and first else [low]
+    adaptive = solver.adaptive is not None
+    # one that chooses its levels knows the ends alone, and says where it stands
+    levels = [run.levels[first], run.highest] if adaptive else run.levels[first:]
+    solver = solver if adaptive else frozen(solver, run.hops)
+    hops = walk(run.denoiser, solver, low, levels)
+    for step in bar(hops, None if adaptive else len(levels) - 1, f"unsample, {solver.name}", run.progress):
+        row = step.span.i + 1 + first
+        if row > run.top:
+            record.grow(step.span.t)
+        record.hop(step, row - 1, row)
+        if also is not None:
+            also(step, row)
+        if not keep:
+            states.clear()
+        states.append(step.x_next)
+    return states
+
+
+def _noised(run: Run) -> list[torch.Tensor]:
+    """Rows of the image with noise, L_i = r L_N + sqrt(sigma_i^2 - (r sigma_N)^2) n_i, r = alpha_i/alpha_N.
+
+    So the lowest one is exactly alpha x; the noise is coupled from rung to rung, and is 0 where a mask keeps
+    the image.
+    """
+    record, low, path = run.record, run.lowest, run.denoiser.path
+    record.state(0, run.x if run.bottom else low)
+    states = [run.x, low][: run.bottom + 1] if run.bottom else [low]
+    if run.bottom:
+        record.state(1, low)
+    floor, unit, previous = run.levels[run.bottom], None, 0.0
+    for row in range(run.bottom + 1, run.top + 1):
+        sigma = run.levels[row]
+        shrink = path.alpha(sigma) / path.alpha(floor)
+        amount = max(sigma * sigma - (shrink * floor) ** 2, 0.0) ** 0.5
+        drawn = run.noise.start() if run.coupling == "shared" else run.noise.draw(run.top - row, START)
+        if run.coupling == "markov" and unit is not None:
+            # what is there already, in units of the noise at this rung, and fresh noise for the rest
+            kept = min(previous * path.alpha(sigma) / amount, 1.0) if amount > 0 else 1.0
+            drawn = kept * unit + (1.0 - kept * kept) ** 0.5 * drawn
+        unit, previous = drawn, amount / path.alpha(sigma) if path.alpha(sigma) > 0 else 0.0
+        state = shrink * low + amount * (unit if run.mask is None else run.mask * unit)
+        record.state(row, state)
+        states.append(state)
+    return states
+
+
+def _recorded(run: Run, recording: Recording, top: torch.Tensor) -> torch.Tensor:
+    """The recording pass down the ladder; fills what it records, the counters and the opinions it adds."""
+    record, denoiser = run.record, run.denoiser
+    record.phase = ", in the pass that records what the solver needs"
+    start = stored(top, record.dtype)
+    calls, rows = np.zeros(run.top + 1, np.int64), np.zeros(run.top + 1, np.int64)
+    before, x, above, draws = (denoiser.calls, denoiser.rows), start, None, 0
+    for name in NEEDS["noise" if isinstance(recording, Extracting) else "offsets"]:
+        for row in range(run.bottom + 1):
+            record.put(name, row, 0.0)
+    for step in run.falling(recording, start, "recording"):
+        row, info, x = run.top - step.span.i, step.seen.info, step.x_next
+        record.check(row, x)
+        if "offset" in info:
+            record.zeros("offset", "offset_norm")
+            record.put("offset", row, info["offset"])
+            record.put("offset_norm", row, info["offset_norm"])
+        if isinstance(recording, Extracting):
+            z = info.get("noise")
+            draws = max(draws, info.get("noise_draws", 0))
+            _put_noise(record, row, z, info.get("noise_scale", 0.0), above)
+            above = z
+        calls[row], rows[row] = denoiser.calls - before[0], denoiser.rows - before[1]
+        before = (denoiser.calls, denoiser.rows)
+        if row == run.top or isinstance(recording, Extracting):
+            record.opinion(row, step.seen.x0)
+    record.add_counts(calls.cumsum(), rows.cumsum())
+    run.attrs["lands_on"] = digest(x)
+    if isinstance(recording, Extracting):
+        run.attrs["noise_draws"] = draws
+    return top
+
+
+def _put_noise(
+    record: Recorder, row: int, z: torch.Tensor | None, scale: float, above: torch.Tensor | None
+) -> None:
+    """The noise of one hop, its std and its correlation with that of the hop above; zeros for none."""
+    record.put("noise", row, 0.0 if z is None else z)
+    record.put("noise_scale", row, scale)
+    if z is None:
+        record.put("noise_std", row, 0.0)
+        record.put("noise_lag", row, 0.0)
+        return
+    flat = z.flatten(1)
+    record.put("noise_std", row, flat.std(dim=1, correction=0))
+    if above is None:
+        record.put("noise_lag", row, 0.0)
+        return
+    a, b = (v - v.mean(1, keepdim=True) for v in (flat, above.flatten(1)))
+    record.put("noise_lag", row, (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1)).clamp_min(1e-300))
+
+
+def _gap(step: Any) -> torch.Tensor:
+    """Relative distance, (sample,), of `aux` from an Euler step down with the slope at its lower end."""
+    s, t = step.span.s, step.span.t
+    slope = (step.x - step.seen.x0) / s
+    guess = step.x_next + (s - t) * slope
+    return (step.x - guess).flatten(1).norm(dim=1) / step.x.flatten(1).norm(dim=1).clamp_min(1e-300)
+
+
+def _pair_gap(step: Any) -> torch.Tensor:
+    """Relative distance, (sample,), of the two states of a pair."""
+    apart = (step.x_next - step.seen.aux).flatten(1).norm(dim=1)
+    return apart / step.x_next.flatten(1).norm(dim=1).clamp_min(1e-300)
+
+
+def _warn_unsolved(run: Run, worst: float, what: str) -> None:
+    if worst > SOLVED:
+        line = f'tk.unsample(model, latent, solver="{run.solver.name}", inverse="offsets")'
+        warnings.warn(
+            f"{what} {worst:.1e} at worst, so the image will not return exactly: under guidance, and on "
+            f"coarse grids, an implicit inverse does not converge. Try: {line}",
+            stacklevel=4,
+        )
