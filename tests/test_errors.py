@@ -240,7 +240,23 @@ def rows():
         yield f"{run}: algebraic euler", run, {"inverse": "algebraic"}, "inverse", "algebraic"
         kw = {"solver": "euler_ancestral", "inverse": "reverse"}
         yield f"{run}: reverse of a stochastic solver", run, kw, "inverse", "reverse"
-        yield f"{run}: auto, stochastic", run, {"solver": "euler_ancestral"}, "solver", "euler_ancestral"
+        for solver, inverse in (("euler", "noise"), ("lms", "fixed_point"), ("lcm", "fixed_point"),
+                                ("lcm", "defect"), ("dpm_adaptive", "defect"), ("rex", "fixed_point"),
+                                ("uni_pc", "reverse"), ("euler_cfg_pp", "reverse"),
+                                ("seeds_2", "algebraic")):  # fmt: skip
+            yield (
+                f"{run}: {inverse} of {solver}",
+                run,
+                {"solver": solver, "inverse": inverse},
+                "inverse",
+                inverse,
+            )
+        kw = {"solver": tk.solver("dpm_adaptive", eta=1.0)}
+        yield f"{run}: levels chosen by noise", run, kw, "solver", "dpm_adaptive"
+        for via in ("dpm_fast", "dpm_adaptive", "rex", "lcm", "uni_pc"):
+            yield f"{run}: via {via}", run, {"via": via}, "via", via
+        for coupling in ("shard", None, 1):
+            yield f"{run}: coupling {coupling}", run, {"coupling": coupling}, "coupling", str(coupling)
     for argument, value in (("coupling", "shard"), ("normalize", "chanel")):
         yield f"ladder: {argument}", "ladder", {argument: value}, argument, value
         yield f"ladder: {argument}=None", "ladder", {argument: None}, argument, "None"
@@ -417,7 +433,17 @@ OTHERS = [
     ("schedule: solver", lambda m: tk.schedule(m, solver=3), "solver", "3"),
     ("solver: None", lambda m: tk.solver(None), "solver", "None"),
     ("solver: a list", lambda m: tk.solver(["euler"]), "solver", "['euler']"),
-    ("solver: an option too many", lambda m: tk.solver("euler", eta=1.0), "eta", "1.0"),
+    ("solver: an option too many", lambda m: tk.solver("lms", eta=1.0), "eta", "1.0"),
+    ("solver: r 0", lambda m: tk.solver("seeds_2", r=0.0), "r", "0.0"),
+    ("solver: zeta 0", lambda m: tk.solver("rex", zeta=0), "zeta", "0"),
+    ("solver: pece a number", lambda m: tk.solver("sa_solver", pece=1), "pece", "1"),
+    ("solver: steps a float", lambda m: tk.solver("dpm_fast", steps=2.5), "steps", "2.5"),
+    ("solver: steps 0", lambda m: tk.solver("dpm_fast", steps=0), "steps", "0"),
+    ("solver: variant", lambda m: tk.solver("uni_pc", variant="bh3"), "variant", "bh3"),
+    ("solver: solver_type", lambda m: tk.solver("dpmpp_2m_sde", solver_type="hen"), "solver_type", "hen"),
+    ("solver: S_churn text", lambda m: tk.solver("euler", S_churn="much"), "S_churn", "much"),
+    ("measured_order: counts", lambda m: tk.testing.measured_order("euler", counts=[10]), "counts", "[10]"),
+    ("round_trip: truth", lambda m: tk.round_trip(m, np.zeros(SHAPE), truth="yes"), "truth", "yes"),
     ("solver: an option it lacks", lambda m: tk.solver("euler_ancestral", order=2), "option", "order"),
     ("means: rank 3", lambda m: tk.GaussianMixture(np.zeros((4, 8, 8)), 1.0), "means", "(4, 8, 8)"),
     ("means: empty", lambda m: tk.GaussianMixture(np.zeros((0, 4, 8, 8)), 1.0), "means", "(0, 4, 8, 8)"),

@@ -127,7 +127,7 @@ def variance_bias(solver: str | Solver, steps: int = 20, path: Path = VE) -> flo
     with torch.no_grad():
         for step in walk(guide(model), solver, state, grid, noise=unit):
             last = step.x_next
-    return float(last.square().sum()) / gaussian_variance(grid[-1], path) - 1.0
+    return float(last.square().sum() / gaussian_variance(grid[-1], path)) - 1.0
 
 
 def gaussian_grid(steps: int, path: Path) -> np.ndarray:
@@ -137,4 +137,4 @@ def gaussian_grid(steps: int, path: Path) -> np.ndarray:
 
 def gaussian_variance(sigma: float, path: Path) -> float:
     """Of the marginal at sigma, of data of std 1."""
-    return path.alpha(sigma) ** 2 + sigma * sigma
+    return float(path.alpha(sigma) ** 2 + sigma * sigma)
