@@ -200,7 +200,13 @@ def test_the_second_state_is_what_makes_obelm_exact(mixture, images):
     assert error(mixture, up) < 1e-11
     without = tk.sample(mixture, start=up.drop_vars("aux"), **quiet)
     assert "aux dropped" in without.attrs["edited"][0]
-    assert float(relative(without.latent[-1].values, images["off"].numpy()).max()) > 1e-4
+    lost = relative(without.latent[-1].values, images["off"].numpy())
+    assert lost.max() > 1e-4
+    trip = tk.round_trip(mixture, images["off"], solver="obelm", prompt=0, **quiet)
+    np.testing.assert_array_equal(trip.error_without_aux, lost)
+    plain = tk.round_trip(mixture, images["off"], prompt=0, steps=4, **quiet)
+    assert np.isnan(plain.error_without_aux).all()
+    assert np.isnan(plain.aux_gap).all()
 
 
 @pytest.mark.parametrize("name", ["heun", "obelm", "rex", "seeds_3", "dpm_adaptive", "sa_solver"])

@@ -31,6 +31,10 @@ MEASURES = {
         ("sample",),
         "relative distance of aux from an Euler step; NaN where the inverse has no second state",
     ),
+    "error_without_aux": (
+        ("sample",),
+        "round-trip error where aux is dropped; NaN where the inverse has no second state",
+    ),
     "std_ratio": (("sample",), "std of x_T over that of pure noise at its sigma"),
     "given": (("sample", "channel", "y", "x"), "the image"),
     "top": (("sample", "channel", "y", "x"), "x_T, the noise it became"),
@@ -65,9 +69,9 @@ def round_trip(model: Any, latent: Any, *, solver: Any = "euler", prompt: Any = 
     Returns
     -------
     Dataset
-        (sample): `error`, `accuracy`, `aux_gap`, `std_ratio`; (direction: there, back): `calls`,
-        `network_rows`; (sample, channel, y, x): `given`, `top`, `returned`; the attributes are those of the
-        unsample.
+        (sample): `error`, `accuracy`, `aux_gap`, `error_without_aux`, `std_ratio`; (direction: there, back):
+        `calls`, `network_rows`; (sample, channel, y, x): `given`, `top`, `returned`; the attributes are those
+        of the unsample, with the source of the `truth` and whether the replay was `bitwise` the recording.
 
     Raises
     ------
@@ -106,6 +110,10 @@ def round_trip(model: Any, latent: Any, *, solver: Any = "euler", prompt: Any = 
     given, top, returned = up.latent[0].values, up.latent[-1].values, down.latent[-1].values
     sigma, alpha = float(up.sigma[-1]), float(up.alpha[0])
     samples = len(given)
+    without = np.full(samples, np.nan)
+    if "aux" in up:
+        alone = sample(model, start=up.drop_vars("aux"), progress=progress, save=Save(what=["latent"]))
+        without = relative(alone.latent[-1].values, given)
     accuracy, source = np.full(samples, np.nan), None
     known = hasattr(model, "probability_flow")
     wanted = known and cfg <= GUIDED if truth is None else truth
@@ -123,6 +131,7 @@ def round_trip(model: Any, latent: Any, *, solver: Any = "euler", prompt: Any = 
         "calls": np.array([up.attrs["model_calls"], down.attrs["model_calls"]]),
         "network_rows": np.array([up.attrs["network_rows"], down.attrs["network_rows"]]),
         "aux_gap": up.aux_gap[-1].values if "aux_gap" in up else np.full(samples, np.nan),
+        "error_without_aux": without,
         "std_ratio": spread / sigma,
         "given": given,
         "top": top,
