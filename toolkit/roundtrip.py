@@ -108,31 +108,21 @@ def round_trip(model: Any, latent: Any, *, solver: Any = "euler", prompt: Any = 
     )
     down = sample(model, start=up, progress=progress, save=Save(what=["latent"]))
     given, top, returned = up.latent[0].values, up.latent[-1].values, down.latent[-1].values
-    sigma, alpha = float(up.sigma[-1]), float(up.alpha[0])
-    samples = len(given)
-    without = np.full(samples, np.nan)
+    unknown = np.full(len(given), np.nan)
+    without = unknown
     if "aux" in up:
         alone = sample(model, start=up.drop_vars("aux"), progress=progress, save=Save(what=["latent"]))
         without = relative(alone.latent[-1].values, given)
-    accuracy, source = np.full(samples, np.nan), None
-    known = hasattr(model, "probability_flow")
-    wanted = known and cfg <= GUIDED if truth is None else truth
-    meant = not (up.attrs["inverse"] == "noise" and up.attrs["coupling"] != "ode")
-    meant = meant and not find_solver(solver).uncond
-    levels = [float(s) for s in up.sigma.values if s > 0]
-    if wanted and meant and "mask" not in up and len(levels) > 1:
-        start = torch.from_numpy(given / alpha * model.path.alpha(levels[0]))
-        source = "closed form, DOP853" if known else f"{FINE} midpoint steps a hop"
-        accuracy = relative(top, _truth(model, start, levels, known, progress, asked))
+    accuracy, source = _accuracy(model, up, truth, find_solver(solver).uncond, progress, asked)
     spread = np.sqrt(np.square(top - top.mean((1, 2, 3), keepdims=True)).mean((1, 2, 3)))
     values = {
         "error": relative(returned, given),
         "accuracy": accuracy,
         "calls": np.array([up.attrs["model_calls"], down.attrs["model_calls"]]),
         "network_rows": np.array([up.attrs["network_rows"], down.attrs["network_rows"]]),
-        "aux_gap": up.aux_gap[-1].values if "aux_gap" in up else np.full(samples, np.nan),
+        "aux_gap": up.aux_gap[-1].values if "aux_gap" in up else unknown,
         "error_without_aux": without,
-        "std_ratio": spread / sigma,
+        "std_ratio": spread / float(up.sigma[-1]),
         "given": given,
         "top": top,
         "returned": returned,
@@ -150,6 +140,20 @@ def round_trip(model: Any, latent: Any, *, solver: Any = "euler", prompt: Any = 
         coords={**coords, "direction": direction},
         attrs={**up.attrs, "kind": "round_trip", "truth": source, "bitwise": down.attrs.get("bitwise")},
     )
+
+
+def _accuracy(model: Any, up: xr.Dataset, truth: bool | None, uncond: bool, progress: bool,
+              asked: dict[str, Any]) -> tuple[np.ndarray, str | None]:  # fmt: skip
+    """Distance of x_T from the true ODE's, (sample,), and where that is from; NaN, None where not wanted."""
+    known = hasattr(model, "probability_flow")
+    wanted = known and asked["cfg"] <= GUIDED if truth is None else truth
+    noised = up.attrs["inverse"] == "noise" and up.attrs["coupling"] != "ode"
+    levels = [float(s) for s in up.sigma.values if s > 0]
+    if not wanted or noised or uncond or "mask" in up or len(levels) < 2:
+        return np.full(up.sizes["sample"], np.nan), None
+    start = torch.from_numpy(up.latent[0].values / float(up.alpha[0]) * model.path.alpha(levels[0]))
+    source = "closed form, DOP853" if known else f"{FINE} midpoint steps a hop"
+    return relative(up.latent[-1].values, _truth(model, start, levels, known, progress, asked)), source
 
 
 def _truth(model: Any, start: torch.Tensor, levels: Sequence[float], known: bool, progress: bool,
