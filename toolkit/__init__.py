@@ -28,6 +28,7 @@ _HOME = {
     "runs": ["sample", "unsample"],
     "ladders": ["ladder"],
     "roundtrip": ["round_trip"],
+    "atlases": ["atlas"],
     "dataset": ["Save", "open", "at", "normalized"],
     "views": ["view", "to_html"],
 }
