@@ -161,11 +161,17 @@ def atlas(models: Mapping[str, Case] | None = None, solvers: Sequence[str] | Non
     # model by model, since each keeps tables of its last levels
     todo.sort(key=lambda key: (list(models).index(key[4]), key[3], key[2]))
     truths: dict[tuple, np.ndarray] = {}
+    known: dict[tuple, dict[str, float]] = {}
     try:
         for name in sizes["solver"]:
             table.bias(name)
         for key in tqdm(todo, desc="atlas", leave=False, disable=not progress):
-            table.put(key, _measure(key, models[key[4]], schedule, truths, key[3] <= truth))
+            # names that share a function and its options have the same numbers, and so has what "auto" picks
+            row = SOLVERS[key[0]]
+            same = (row.function, repr(row.options), table.picked(*key[:2]), *key[2:])
+            if same not in known:
+                known[same] = _measure(key, models[key[4]], schedule, truths, key[3] <= truth)
+            table.put(key, known[same])
     except KeyboardInterrupt as stopped:
         stopped.dataset = table.dataset(stopped=f"{table.done} of {len(todo)} round trips")
         stopped.args = (f"{table.done} of {len(todo)} round trips; what was measured is kept: exc.dataset",)
