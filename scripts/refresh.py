@@ -1,4 +1,4 @@
-"""What is stored of the notebooks, made anew: their outputs, README's tables and docs/strip.png.
+"""What is stored of the notebooks, made anew: their outputs, README's tables and its two strips of pictures.
 
 `make refresh` runs it, after a change of the model or its numbers; `make test` compares with what is stored.
 """
@@ -15,6 +15,10 @@ from nbclient import NotebookClient
 ROOT = Path(__file__).parent.parent
 WIDGET = "application/vnd.jupyter.widget-view+json"  # its state is not stored: the picture beside it is shown
 STRIP = "<IPython.core.display.Image object>"
+PICTURES = {
+    "strip.png": "01_unsample.ipynb",
+    "photographs.png": "04_solver_atlas.ipynb",
+}  # docs/ -> the first of
 
 
 def executed(path: Path) -> nbformat.NotebookNode:
@@ -32,18 +36,23 @@ def executed(path: Path) -> nbformat.NotebookNode:
     return notebook
 
 
+def outputs(name: str) -> list:
+    """Of all cells of a stored notebook."""
+    notebook = nbformat.read(ROOT / "notebooks" / name, as_version=4)
+    return list(chain.from_iterable(cell.get("outputs", []) for cell in notebook.cells))
+
+
 def main() -> None:
     """Store the notebooks, and what README shows of the first."""
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         nbformat.write(executed(path), path)
         print(path.relative_to(ROOT))
-    first = nbformat.read(ROOT / "notebooks" / "01_unsample.ipynb", as_version=4)
-    outputs = list(chain.from_iterable(cell.get("outputs", []) for cell in first.cells))
+    for name, notebook in PICTURES.items():
+        shown = [o.data for o in outputs(notebook) if o.get("data", {}).get("text/plain") == STRIP]
+        (ROOT / "docs" / name).write_bytes(base64.b64decode(shown[0]["image/png"]))
 
-    pictures = [o.data["image/png"] for o in outputs if o.get("data", {}).get("text/plain") == STRIP]
-    (ROOT / "docs" / "strip.png").write_bytes(base64.b64decode(pictures[0]))
-
-    printed = [re.search(r"^solver .*", o.get("text", ""), re.MULTILINE | re.DOTALL) for o in outputs]
+    texts = (o.get("text", "") for o in outputs("01_unsample.ipynb"))
+    printed = [re.search(r"^solver .*", text, re.MULTILINE | re.DOTALL) for text in texts]
     tables = iter([found.group().rstrip() for found in printed if found])
     readme = ROOT / "README.md"
     text = readme.read_text("utf-8")
