@@ -2,9 +2,10 @@
 
     python benchmarks/device.py [--device cuda] [--out benchmarks/device.json]
 
-Runs every public call of a run (unsample with each inverse, sample, ladder, round_trip, the node) on the
-digits pipeline and on the closed-form model, on the CPU and on the device, and writes: the largest relative
-difference of the two results, the round-trip error on the device, and the ratio of the times in this run.
+Runs every public call of a run (unsample with each inverse, sample, ladder, the node, and the round trip of
+every solver by what "auto" picks) on the digits pipeline, the photographs and a closed-form mixture, on the
+CPU and on the device, and writes: the relative difference of the two results, the round-trip error on the
+device, and the ratio of the times in this run.
 """
 
 import argparse
@@ -34,12 +35,24 @@ def models(device: str) -> dict[str, tuple]:
     prompts = [int(k) for k in labels[:SAMPLES]]
     # encoded on the CPU for both, so that what is compared is the run
     encoded = tk.load().encode(digits[:SAMPLES])
-    return {"digits": (model, encoded, prompts), "mixture": (closed, latents, 0)}
+    photographs = tk.load("photographs", device=device)
+    pictures, names = photographs.images()
+    return {
+        "digits": (model, encoded, prompts),
+        "mixture": (closed, latents, 0),
+        "photographs": (photographs, tk.load("photographs").encode(pictures), names),
+    }
 
 
 def calls(model, latent, prompt) -> dict[str, Callable[[], np.ndarray]]:
     """name -> a run that returns the array to compare."""
     quiet = {"progress": False, "steps": 20}
+
+    def error(**asked) -> np.ndarray:
+        return tk.round_trip(model, latent, prompt=prompt, truth=False, **asked, **quiet).error.values
+
+    trips = {f"error {name}": lambda name=name: error(solver=name) for name in tk.SOLVERS}
+    implicit = {f"error {i}": lambda i=i: error(solver="heun", inverse=i) for i in ("fixed_point", "defect")}
     return {
         "unsample offsets": lambda: tk.unsample(model, latent, prompt=prompt, **quiet).latent.values,
         "unsample obelm": lambda: (
@@ -53,12 +66,11 @@ def calls(model, latent, prompt) -> dict[str, Callable[[], np.ndarray]]:
             tk.sample(model, latent, solver="euler_ancestral", prompt=prompt, **quiet).latent.values
         ),
         "ladder": lambda: tk.ladder(model, latent, **quiet).latent.values,
-        "round_trip error": lambda: (
-            tk.round_trip(model, latent, prompt=prompt, cfg=1.0, truth=False, **quiet).error.values
-        ),
         "comfy.unsampler": lambda: (
             tk.comfy.unsampler(model, 20, positive=prompt, latent_image=latent).latent.values
         ),
+        **trips,
+        **implicit,
     }
 
 
@@ -79,7 +91,7 @@ def main() -> int:
         print("there is no CUDA device here")
         return 2
     here, there, table = models("cpu"), models(args.device), []
-    print(f"{'model':8s} {'call':18s} {'difference':>11s} {'times faster':>13s}")
+    print(f"{'model':12s} {'call':36s} {'difference':>11s} {'times faster':>13s}")
     for name in here:
         for call, run in calls(*here[name]).items():
             want, slow = timed(run)
@@ -90,7 +102,7 @@ def main() -> int:
                 else float(np.linalg.norm(got - want) / np.linalg.norm(want))
             )
             table.append({"model": name, "call": call, "difference": apart, "ratio": slow / fast})
-            print(f"{name:8s} {call:18s} {apart:11.1e} {slow / fast:13.1f}")
+            print(f"{name:12s} {call:36s} {apart:11.1e} {slow / fast:13.1f}")
     if args.out:
         where = torch.cuda.get_device_name() if args.device.startswith("cuda") else args.device
         args.out.write_text(
