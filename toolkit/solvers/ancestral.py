@@ -8,19 +8,9 @@ import math
 
 import torch
 
-from ..errors import bad
-from .contract import Eval
+from .contract import Eval, falling
 
 BELOW_ONE = 0.9999  # the middle level of `dpmpp_2s_ancestral` from FLOW's sigma 1, where log-SNR is -infinity
-
-
-def falling(span, name: str) -> tuple[float, float]:
-    """(s, t) of a hop of a solver that has none upwards: raises there."""
-    s, t = span.s, span.t
-    if t > s:
-        why = f"{name} goes down in sigma only: its formula has no value upwards"
-        raise bad("sigmas", (s, t), why, 'tk.solver("euler")')
-    return s, t
 
 
 def _renoised(y, scale: float, up: float, span, noise):

@@ -91,6 +91,15 @@ def opening(model: Any, span: Span) -> float:
     return struct.unpack("f", struct.pack("f", model.levels.percent(1e-4)))[0] if at_one else span.s
 
 
+def falling(span: Span, name: str) -> tuple[float, float]:
+    """(s, t) of a hop of a solver that has none upwards: raises there."""
+    s, t = span.s, span.t
+    if t > s:
+        why = f"{name} goes down in sigma only: its formula has no value upwards"
+        raise bad("sigmas", (s, t), why, 'tk.solver("euler")')
+    return s, t
+
+
 @dataclass(frozen=True)
 class Solver:
     """A step function with its options, and the facts that its table row states.
@@ -156,6 +165,7 @@ class Solver:
         """The levels this solver walks on: those asked for, as floats, or its own between them."""
         levels = tuple(sigmas.tolist() if hasattr(sigmas, "tolist") else map(float, sigmas))
         return levels if self.own_grid is None else self.own_grid(levels, **self.options)
+
     def __repr__(self) -> str:
         options = "".join(f", {k}={v!r}" for k, v in self.options.items())
         return f"tk.solver({self.name!r}{options})"

@@ -21,7 +21,7 @@ import torch
 
 from ..errors import bad
 from .contract import Eval, Span, Step
-from .sde import z_phi2
+from .phi import z_phi2
 
 CLOSE_ENOUGH = 1e-5  # in ell: what is left of the way when `dpm_adaptive` is done
 SHORTEST = 1e-8  # in ell: a controller that asks for shorter hops would take thousand millions of them

@@ -5,30 +5,13 @@ import math
 import numpy as np
 import torch
 
-from .contract import Eval, Span, opening
-from .multistep import distinct, downward
+from .contract import Eval, Span, falling, opening
+from .multistep import distinct
+from .phi import phis
 
 # er_sde's noise scaling psi(r) = r (exp(r^0.3) + 10), and the points of its integrals (2309.06169)
 ER_POWER, ER_SHIFT, ER_POINTS = 0.3, 10.0, 200
 _ER_STEPS = np.arange(ER_POINTS, dtype=np.float64)
-
-
-def phis(z: float, count: int) -> list[float]:
-    """phi_1(z), ..., phi_count(z) of phi_1 = (e^z - 1)/z, phi_{k+1} = (phi_k - 1/k!)/z, to rounding."""
-    if abs(z) >= 1.0:
-        out = [math.expm1(z) / z]
-        for k in range(1, count):
-            out.append((out[-1] - 1.0 / math.factorial(k)) / z)
-        return out
-    # below 1 the recurrence loses digits: the series of the last one, and the recurrence backwards
-    value = term = 1.0 / math.factorial(count)
-    for k in range(count + 1, count + 18):
-        term *= z / k
-        value += term
-    out = [value]
-    for k in range(count - 1, 0, -1):
-        out.append(z * out[-1] + 1.0 / math.factorial(k))
-    return out[::-1]
 
 
 def dpmpp_2m(model, x, span, past, noise, textbook: bool = False):
@@ -65,8 +48,7 @@ def dpmpp_2m_cfg_pp(model, x, span, past, noise):
     The difference mixes the guided D with the unconditional U_-1, as in ComfyUI, and every step adds D - U
     whole, whatever its length: under guidance there is no limit of many steps.
     """
-    downward(span)
-    s, t = span.s, span.t
+    s, t = falling(span, "dpmpp_2m_cfg_pp")
     D, U = model.denoise(x, s, uncond=True)
     seen = Eval(s, x, D, U)
     if t == 0 or t == s:  # between equal levels D - U would still be added
@@ -95,7 +77,7 @@ def dpmpp_2m_sde(model, x, span, past, noise, eta: float = 1.0, s_noise: float =
     (D - D_-1)/q + s_noise t sqrt(-E(-2 eta h)) n, w = -alpha_t E(-H)/2 (midpoint) or alpha_t (1 + E(-H)/H)
     (heun)
     """
-    downward(span)
+    falling(span, "dpmpp_2m_sde")
     s, t = opening(model, span), span.t
     D = model.denoise(x, s).x0
     seen = Eval(s, x, D)
@@ -124,7 +106,7 @@ def dpmpp_3m_sde(model, x, span, past, noise, eta: float = 1.0, s_noise: float =
     A2 is half the second derivative, so the last term should be 2 f3 A2; without the 2, as in ComfyUI, the
     order is 2. `textbook` has it.
     """
-    downward(span)
+    falling(span, "dpmpp_3m_sde")
     s, t = opening(model, span), span.t
     D = model.denoise(x, s).x0
     seen = Eval(s, x, D)
@@ -196,8 +178,7 @@ def res_multistep_cfg_pp(model, x, span, past, noise, eta: float = 0.0, s_noise:
 
     Every step adds D - U whole, whatever its length: under guidance there is no limit of many steps.
     """
-    downward(span)
-    s, t = span.s, span.t
+    s, t = falling(span, "res_multistep_cfg_pp")
     D, U = model.denoise(x, s, uncond=True)
     seen = Eval(s, x, D, U)
     if t == 0 or t == s:  # between equal levels D - U would still be added
@@ -225,7 +206,7 @@ def er_sde(model, x, span, past, noise, s_noise: float = 1.0):
 
     psi belongs to the SDE: s_noise 0 silences the noise and does not give the ODE.
     """
-    downward(span)
+    falling(span, "er_sde")
     s, t = opening(model, span), span.t
     D = model.denoise(x, s).x0
     seen = Eval(s, x, D)

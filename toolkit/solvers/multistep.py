@@ -6,8 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from ..errors import bad
-from .contract import Eval, Span
+from .contract import Eval, falling
 
 _GAUSS = (0.5 - 0.5 / math.sqrt(3.0), 0.5 + 0.5 / math.sqrt(3.0))  # 2 points: exact for the cubic of 4 nodes
 
@@ -24,13 +23,6 @@ ADAMS_BASHFORTH = (
 # 0.002^2) in float32, 1.3 % off, and a run upwards sees the difference.
 BETA_D, BETA_MIN = 17.5378511304, -0.00471581790
 _DEIS_POINTS, _DEIS_WEIGHTS = np.polynomial.legendre.leggauss(24)
-
-
-def downward(span: Span) -> None:
-    """Raises for a hop that goes up, which the caller has no formula for; from 0, `Solver.step` raises."""
-    if span.t > span.s > 0:
-        why = "this solver goes down only: upwards its noise has no real variance, or its step leaves the ODE"
-        raise bad("sigmas", (span.s, span.t), why, 'tk.solver("euler")')
 
 
 def distinct(past: Sequence[Eval], sigma: float) -> list[Eval]:
@@ -205,8 +197,7 @@ def gradient_estimation_cfg_pp(model, x, span, past, noise, gamma: float = 2.0):
     Every step adds D - U whole, whatever its length: under guidance there is no limit of many steps. ComfyUI
     takes D at the cfg it is given, where the paper maps it to [0, 1].
     """
-    downward(span)
-    s, t = span.s, span.t
+    s, t = falling(span, "gradient_estimation_cfg_pp")
     D, U = model.denoise(x, s, uncond=True)
     seen = Eval(s, x, D, U)
     if t == 0 or t == s:  # between equal levels D - U would still be added

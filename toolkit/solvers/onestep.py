@@ -9,8 +9,7 @@ import math
 import torch
 
 from ..errors import bad
-from .ancestral import falling
-from .contract import Eval
+from .contract import Eval, falling
 
 MOST_CHURN = math.sqrt(2.0) - 1.0  # 2206.00364 alg. 2: no more new noise than is there already
 

@@ -8,9 +8,9 @@ import math
 
 import torch
 
-from .contract import Eval, opening
-from .logsnr import phis
-from .multistep import distinct, downward
+from .contract import Eval, falling, opening
+from .multistep import distinct
+from .phi import phis
 
 UNIPC_ORDER, UNIPC_END = 3, 0.001  # ComfyUI's; the end stands in for a final 0, where log sigma has no value
 SA_PREDICTOR, SA_CORRECTOR = 3, 4  # nodes at most, the corrector's with the far end
@@ -140,7 +140,7 @@ def sa_solver(model, x, span, past, noise, eta: float = 1.0, s_noise: float = 1.
     rule, in sigma, where the paper switches by time. `pece` evaluates again after the corrector.
     `simple_order_2` takes the shorter weights of appendix D where there are two nodes.
     """
-    downward(span)
+    falling(span, "sa_solver")
     s, t = opening(model, span), span.t
     D = model.denoise(x, s).x0
     seen = Eval(s, x, D)

@@ -9,15 +9,8 @@ import math
 import torch
 
 from ..errors import bad
-from .ancestral import falling
-from .contract import Eval, opening
-
-SMALL = 1e-5  # below it, E(z) - z has lost half its digits and two terms of its series are as good
-
-
-def z_phi2(z: float) -> float:
-    """(E(z) - z)/z = z phi2(z), with its limit 0 at 0."""
-    return math.expm1(z) / z - 1.0 if abs(z) > SMALL else z / 2.0 + z * z / 6.0
+from .contract import Eval, falling, opening
+from .phi import z_phi2
 
 
 def _between(model, s: float, t: float, r: float) -> float:
