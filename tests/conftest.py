@@ -12,6 +12,18 @@ DATA = Path(__file__).parent / "data"
 PATHS = {"VE": tk.VE, "FLOW": tk.FLOW}
 
 
+def relative(got: torch.Tensor, want: torch.Tensor) -> float:
+    """Relative L2 distance of two tensors."""
+    return float(torch.linalg.norm(got - want) / torch.linalg.norm(want))
+
+
+def run(model, solver, x, sigmas, **options) -> torch.Tensor:
+    """The last state of a walk of the loop."""
+    for step in tk.steps(model, solver, x, sigmas, **options):
+        x = step.x_next
+    return x
+
+
 @pytest.fixture(autouse=True)
 def one_thread():
     """Bits that do not depend on how many cores the machine has."""

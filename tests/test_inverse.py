@@ -82,7 +82,7 @@ def test_a_replay_replays(mixture, images, name):
     latent = up.latent.values.copy()
     latent[-1] *= 1.001
     moved = relative(back(mixture, edited(up, latent=latent)), image).min()
-    if tk.SOLVERS[name].stochastic:  # what it draws replaces much of x_T, at FLOW's sigma 1 all but 3e-5 of it
+    if tk.SOLVERS[name].stochastic:  # what it draws replaces much of x_T, at FLOW's sigma 1 nearly all of it
         assert moved > 1e-10 or (name, mixture.path.name) in FORGETFUL
         noise = up.noise.values.copy()
         noise[-2] *= 1.001

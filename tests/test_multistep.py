@@ -6,13 +6,13 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from conftest import PATHS
+from conftest import PATHS, relative, run
 
 import toolkit as tk
 from toolkit.noise import Keyed
 from toolkit.solvers.contract import Eval
-from toolkit.solvers.logsnr import phis
 from toolkit.solvers.multistep import _variable_weights
+from toolkit.solvers.phi import phis
 from toolkit.solvers.predictor import UNIPC_END, fitted
 
 OFFSET = ("dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde", "er_sde", "sa_solver", "sa_solver_pece")
@@ -20,16 +20,8 @@ NOISY = (*OFFSET, "res_multistep_ancestral", "res_multistep_ancestral_cfg_pp")
 CFG_PP = ("gradient_estimation_cfg_pp", "dpmpp_2m_cfg_pp", "res_multistep_cfg_pp")
 
 
-def relative(got, want) -> float:
-    return float(torch.linalg.norm(got - want) / torch.linalg.norm(want))
-
-
 def walk(model, solver, x, sigmas, **options):
     return list(tk.steps(model, solver, x, sigmas, **options))
-
-
-def run(model, solver, x, sigmas, **options):
-    return walk(model, solver, x, sigmas, **options)[-1].x_next
 
 
 @pytest.fixture(scope="module", params=["VE", "FLOW"])

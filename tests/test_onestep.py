@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from conftest import PATHS
+from conftest import PATHS, relative, run
 
 import toolkit as tk
 from toolkit.noise import Keyed
@@ -18,17 +18,6 @@ DOWN_ONLY = ["euler_ancestral", "euler_cfg_pp", "euler_ancestral_cfg_pp", "ddpm"
              "seeds_3", "dpmpp_sde", "dpm_2_ancestral", "dpmpp_2s_ancestral",
              "dpmpp_2s_ancestral_cfg_pp"]  # fmt: skip
 MINE = [*DOWN_ONLY, "euler", "ddim", "heun", "dpm_2", "midpoint", "dpmpp_sde_gpu"]
-
-
-def relative(got, want) -> float:
-    return float(torch.linalg.norm(got - want) / torch.linalg.norm(want))
-
-
-def run(model, solver, x, sigmas, **options):
-    """The last state of a run."""
-    for step in tk.steps(model, solver, x, sigmas, **options):
-        x = step.x_next
-    return x
 
 
 def gaussian(path):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import DATA, reference_mixture
+from conftest import DATA, reference_mixture, relative, run
 
 import toolkit as tk
 from toolkit.noise import Keyed
@@ -18,17 +18,6 @@ from toolkit.solvers.contract import Eval
 DETERMINISTIC = [name for name, row in tk.SOLVERS.items() if not row.stochastic]
 UPWARD = [name for name, row in tk.SOLVERS.items() if row.upward]
 REVERSIBLE = [name for name, row in tk.SOLVERS.items() if row.reversible]
-
-
-def relative(got, want) -> float:
-    return float(torch.linalg.norm(got - want) / torch.linalg.norm(want))
-
-
-def run(model, solver, x, sigmas, **options):
-    """The last state of a run."""
-    for step in tk.steps(model, solver, x, sigmas, **options):
-        x = step.x_next
-    return x
 
 
 def seeded(shape):

@@ -20,7 +20,7 @@ from .measured import variance_bias
 from .paths import FLOW, VE
 from .pipelines import load
 from .record import versions
-from .roundtrip import FINE, _truth, relative
+from .roundtrip import FINE, relative, true_top
 from .runs import sample, unsample
 from .schedules import SCHEDULES
 from .solvers import SOLVERS
@@ -298,7 +298,7 @@ def _top(up: xr.Dataset, model: Any, asked: dict, label: str, truths: dict, know
 def _solved(model: Any, start: torch.Tensor, ends: tuple[float, float], asked: dict) -> np.ndarray:
     """x_T of the true ODE from `start` at the lower end, (sample, channel, y, x)."""
     if not hasattr(model, "probability_flow"):
-        return _truth(model, start, np.geomspace(*ends, HOPS + 1).tolist(), False, False, asked)
+        return true_top(model, start, np.geomspace(*ends, HOPS + 1).tolist(), False, False, asked)
     small, frame = _reduced(model, start)
     x = (start.flatten(1) @ frame)[:, None, None] if frame is not None else start
     found = small.probability_flow(x.to(model.device), list(ends), tolerance=TOLERANCE, **asked)[-1].cpu()

@@ -261,10 +261,10 @@ def denoiser(
         raise bad("fn", fn, "a function (x, sigma) -> x0", "tk.denoiser(lambda x, sigma: 0.5 * x)", TypeError)
     if not isinstance(path, Path):
         raise bad("path", path, "tk.VE or tk.FLOW", "tk.denoiser(fn, path=tk.VE)", TypeError)
-    return _Function(lambda x, sigma, uncond: fn(x, sigma), path, _levels(levels, path), None)
+    return _Function(lambda x, sigma, uncond: fn(x, sigma), path, usual_levels(levels, path), None)
 
 
-def _levels(given: Any, path: Path) -> Levels:
+def usual_levels(given: Any, path: Path) -> Levels:
     """The levels as given; SD 1's on VE, flow with shift 3 on FLOW where None."""
     if given is None:
         return Levels.scaled_linear() if path == VE else Levels.flow(3.0)
@@ -273,7 +273,7 @@ def _levels(given: Any, path: Path) -> Levels:
     return given
 
 
-def _real(name: str, given: Any, line: str) -> torch.Tensor:
+def real_tensor(name: str, given: Any, line: str) -> torch.Tensor:
     """Numbers as a float64 tensor, where they lie."""
     if not isinstance(given, torch.Tensor):
         array = np.asarray(given) if not hasattr(given, "dims") else given.values
@@ -377,7 +377,7 @@ class GaussianMixture(Model):
 
     def __init__(self, means, std: float, weights=None, path: Path = VE, levels: Levels | None = None):
         line = "tk.GaussianMixture(means, std=0.5, weights=None), means of shape (K, channel, y, x)"
-        mu = _real("means", means, line)
+        mu = real_tensor("means", means, line)
         if mu.ndim not in (4, 5) or 0 in mu.shape or not bool(torch.isfinite(mu).all()):
             raise bad(
                 "means", tuple(mu.shape), "finite, of shape (K, channel, y, x) or (M, K, channel, y, x)", line
@@ -388,11 +388,11 @@ class GaussianMixture(Model):
         if not real or isinstance(std, bool) or not (math.isfinite(std) and std > 0):
             raise bad("std", std, "a positive number", line)
         mu = mu if mu.ndim == 5 else mu[None]
-        w = torch.ones(mu.shape[:2]) if weights is None else _real("weights", weights, line)
+        w = torch.ones(mu.shape[:2]) if weights is None else real_tensor("weights", weights, line)
         w = torch.atleast_2d(w.to(mu))
         if w.shape != mu.shape[:2] or not bool((w > 0).all()) or not bool(torch.isfinite(w).all()):
             raise bad("weights", weights, f"positive, of shape {tuple(mu.shape[:2])}", line)
-        self.path, self.levels = path, _levels(levels, path)
+        self.path, self.levels = path, usual_levels(levels, path)
         self.means, self.std, self.weights = mu.contiguous(), float(std), w / w.sum(1, keepdim=True)
         self.shape, self.channels, self.device = tuple(mu.shape[2:]), mu.shape[2], mu.device
         self._flat, self._log_w = self.means.flatten(2), self.weights.log()

@@ -111,7 +111,8 @@ def offsets(run: Run) -> torch.Tensor:
 def noise(run: Run) -> torch.Tensor:
     """A ladder of noise, or of the ODE, then the pass down it that extracts what the solver needed."""
     states = _climb(run, run.via, keep=True) if run.coupling == "ode" else _noised(run)
-    return _recorded(run, Extracting(frozen(run.solver, run.hops), lambda i: states[len(states) - 1 - i]), states[-1])
+    solver = frozen(run.solver, run.hops)
+    return _recorded(run, Extracting(solver, lambda i: states[len(states) - 1 - i]), states[-1])
 
 
 def fixed_point(run: Run) -> torch.Tensor:

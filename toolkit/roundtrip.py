@@ -153,10 +153,10 @@ def _accuracy(model: Any, up: xr.Dataset, truth: bool | None, uncond: bool, prog
         return np.full(up.sizes["sample"], np.nan), None
     start = torch.from_numpy(up.latent[0].values / float(up.alpha[0]) * model.path.alpha(levels[0]))
     source = "closed form, DOP853" if known else f"{FINE} midpoint steps a hop"
-    return relative(up.latent[-1].values, _truth(model, start, levels, known, progress, asked)), source
+    return relative(up.latent[-1].values, true_top(model, start, levels, known, progress, asked)), source
 
 
-def _truth(model: Any, start: torch.Tensor, levels: Sequence[float], known: bool, progress: bool,
+def true_top(model: Any, start: torch.Tensor, levels: Sequence[float], known: bool, progress: bool,
            asked: dict[str, Any]) -> np.ndarray:  # fmt: skip
     """x_T of the ODE from `start` at the lowest level: solved to 1e-8, or by a fine run."""
     if known:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from . import inputs
-from .denoisers import Model, _levels, _real, guide, one_a_sample
+from .denoisers import Model, guide, one_a_sample, real_tensor, usual_levels
 from .errors import bad, unknown
 from .ode import probability_flow
 from .paths import VE, Path
@@ -99,24 +99,24 @@ class SpectralMixture(Model):
                  conditions: Mapping[str | int, Sequence[int]] | None = None, basis: str = "pixel",
                  path: Path = VE, levels: Levels | None = None):  # fmt: skip
         line = "tk.SpectralMixture(means, variances), both of shape (K, channel, y, x)"
-        mu = _real("means", means, line)
+        mu = real_tensor("means", means, line)
         if mu.ndim != 4 or 0 in mu.shape or not bool(torch.isfinite(mu).all()):
             raise bad("means", tuple(mu.shape), "finite, of shape (K, channel, y, x)", line)
-        var = _real("variances", variances, line).to(mu)
+        var = real_tensor("variances", variances, line).to(mu)
         if not bool((var > 0).all()) or not bool(torch.isfinite(var).all()):
             raise bad("variances", _range(var), "positive, finite numbers", "variances=1e-4 + variances")
         if var.ndim > 4 or any(
             n not in (1, m) for n, m in zip(var.shape[::-1], mu.shape[::-1], strict=False)
         ):
             raise bad("variances", tuple(var.shape), f"of the shape of the means, {tuple(mu.shape)}", line)
-        w = mu.new_ones(len(mu)) if weights is None else _real("weights", weights, line).to(mu)
+        w = mu.new_ones(len(mu)) if weights is None else real_tensor("weights", weights, line).to(mu)
         if w.shape != mu.shape[:1] or not bool((w > 0).all()) or not bool(torch.isfinite(w).all()):
             raise bad("weights", weights, f"positive, of shape ({len(mu)},)", f"weights=[1.0] * {len(mu)}")
         if basis not in BASES:
             raise unknown("basis", basis, BASES, 'basis="{}"')
         if not isinstance(path, Path):
             raise bad("path", path, "tk.VE or tk.FLOW", "path=tk.VE", TypeError)
-        self.path, self.levels, self.basis = path, _levels(levels, path), basis
+        self.path, self.levels, self.basis = path, usual_levels(levels, path), basis
         self.means, self.variances = mu.contiguous(), var.expand(mu.shape).contiguous()
         self.weights, self.prompts = w / w.sum(), _checked(conditions, len(mu))
         self.shape, self.channels, self.device = tuple(mu.shape[1:]), mu.shape[1], mu.device

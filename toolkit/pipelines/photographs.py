@@ -17,7 +17,7 @@ from ..errors import bad, unknown
 from ..paths import VE, Path
 from ..schedules import Levels
 from ..spectral import SpectralMixture, dct, inverse_dct
-from .dit import _pixels
+from .pictures import pixels_of
 
 # name -> the part of the 640 x 427 px that is used: left, upper, right, lower
 CROPS = {"china": (0, 0, 427, 427), "flower": (94, 0, 521, 427)}
@@ -162,7 +162,7 @@ class Photographs(SpectralMixture):
         ValueError, TypeError
             For another shape, range or kind of image.
         """
-        pixels = _pixels(image, 3).transpose(0, 2, 3, 1)
+        pixels = pixels_of(image, 3).transpose(0, 2, 3, 1)
         if pixels.shape[1:3] != (SIDE, SIDE):
             line = f"image.resize(({SIDE}, {SIDE}))"
             raise bad("image", pixels.shape[1:3], f"this model takes {SIDE} x {SIDE} pixels", line)

@@ -209,6 +209,14 @@ def gradient_estimation_cfg_pp(model, x, span, past, noise, gamma: float = 2.0):
     return y.add_(old.x - old.aux, alpha=-more / old.sigma), seen
 
 
+def _kept_slope(model, x, s: float, past):
+    """D and the slope that the step before has kept; D is None then. At the start D and d at (x, s)."""
+    if past and past[0].aux is not None:
+        return None, past[0].aux
+    D = model.denoise(x, s).x0
+    return D, (x - D) * (1.0 / s)
+
+
 def fireflow(model, x, span, past, noise):
     """FireFlow: order 2, 1 call (first step: 2), memory 1. 2412.07517.
 
@@ -221,10 +229,8 @@ def fireflow(model, x, span, past, noise):
     if t == 0:
         D = model.denoise(x, s).x0
         return D, Eval(s, x, D)
-    D, v, h = None, past[0].aux if past else None, t - s
-    if v is None:
-        D = model.denoise(x, s).x0
-        v = (x - D) * (1.0 / s)
+    D, v = _kept_slope(model, x, s, past)
+    h = t - s
     m = s + 0.5 * h
     z = x.add(v, alpha=0.5 * h)
     v = (z - model.denoise(z, m).x0) * (1.0 / m)
@@ -243,10 +249,8 @@ def uni_inv(model, x, span, past, noise):
     if t == 0:
         D = model.denoise(x, s).x0
         return D, Eval(s, x, D)
-    D, v, h = None, past[0].aux if past else None, t - s
-    if v is None:
-        D = model.denoise(x, s).x0
-        v = (x - D) * (1.0 / s)
+    D, v = _kept_slope(model, x, s, past)
+    h = t - s
     y = x.add(v, alpha=h)
     v = (y - model.denoise(y, t).x0) * (1.0 / t)
     return x.add(v, alpha=h), Eval(s, x, D, v)
