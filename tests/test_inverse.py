@@ -459,6 +459,14 @@ def test_an_inverse_that_a_solver_has_not_is_an_error_that_names_one(mixture, im
         tk.unsample(mixture, images["in"], solver=name, inverse=inverse, prompt=0, **quiet)
 
 
+def test_the_constants_of_an_algebraic_inverse_are_on_record(mixture, images):
+    for name, constant, value in (("bdia", "gamma", 1.0), ("edict", "p", 0.93), ("rex", "zeta", 0.999)):
+        up = tk.unsample(mixture, images["in"], solver=name, prompt=0, steps=3, **quiet)
+        assert up.attrs[constant] == value
+    other = tk.unsample(mixture, images["in"], solver=tk.solver("rex", zeta=0.99), steps=3, **quiet)
+    assert other.attrs["zeta"] == 0.99
+
+
 def test_reverse_warns_where_x_T_is_no_noise(images):
     """An image far from the model's: its true x_T has several times the std of noise."""
     model = tk.GaussianMixture(np.zeros((1, 4, 16, 16)), 0.1)

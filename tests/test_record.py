@@ -723,3 +723,49 @@ def test_limits_of_the_keys():
     Keyed(0, (SAMPLES, 1, 1, 1))
     with pytest.raises(ValueError, match=r"samples=16385.*Try: "):
         Keyed(0, (SAMPLES + 1, 1, 1, 1))
+
+
+# --- rows that are added as the solver chooses its levels ----
+
+
+def test_rows_that_grow_take_everything_that_is_asked_of_them(mixture, images, tmp_path):
+    """dpm_adaptive at cfg 7.5 doubles its room several times: counters, every third row, what `fn` adds."""
+    asked = {"solver": "dpm_adaptive", "prompt": 0, "negative": 1, "cfg": 7.5, "progress": False}
+    keep = {"fn": lambda step: {"largest": step.x.amax((1, 2, 3))}, "every": 3}
+    kept = tk.unsample(mixture, images["in"], **asked, save=tk.Save(**keep))
+    rows = kept.sizes["step"]
+    assert rows > 64
+    assert np.isfinite(kept.largest[1:-1]).all()
+    assert (np.diff(kept.nfe) >= 0).all()
+    assert kept.sigma.dims == ("step",)
+    np.testing.assert_array_equal(kept.step, np.arange(rows))
+    store = tk.unsample(
+        mixture, images["in"], **asked, save=tk.Save(store=tmp_path / "run.zarr", dtype=None, **keep)
+    )
+    xr.testing.assert_identical(kept, store)
+    xr.testing.assert_identical(store, tk.open(tmp_path / "run.zarr"))
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_run_that_chooses_its_levels_keeps_what_it_had(mixture, images, tmp_path, stored):
+    model, calls = tk.guide(mixture, 0), 0
+
+    def fail(x, sigma):
+        nonlocal calls
+        calls += 1
+        if calls > 40:
+            raise KeyboardInterrupt
+        return model.denoise(x, sigma).x0
+
+    save = tk.Save(store=tmp_path / "run.zarr") if stored else tk.Save()
+    broken = tk.denoiser(fail, mixture.path, mixture.levels)
+    solver = tk.solver("dpm_adaptive", rtol=1e-3, atol=1e-3)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        tk.unsample(broken, images["in"], solver=solver, save=save, progress=False)
+    part = tk.open(tmp_path / "run.zarr") if stored else stopped.value.dataset
+    assert "stopped" in part.attrs
+    assert part.sizes["step"] > 5
+    assert np.isfinite(part.latent).all()
+    assert np.all(np.diff(part.sigma) > 0)
+    whole = tk.unsample(mixture, images["in"], solver=solver, prompt=0, progress=False)
+    np.testing.assert_array_equal(part.latent, whole.latent[: part.sizes["step"]])

@@ -157,7 +157,8 @@ def unsample(model: Any, latent: Any, *, solver: str | Solver = "euler", inverse
                        via=_via(strategy, chosen, ladder, coupling), schedule=schedule, steps=hops,
                        direction="up", cfg=float(cfg), prompt=prompt, negative=negative, seed=seed,
                        normalize=mode, sigma_shift=float(sigma_shift), bottom="alpha * x",
-                       **({"coupling": coupling} if strategy == "noise" else {}))  # fmt: skip
+                       **({"coupling": coupling} if strategy == "noise" else {}),
+                       **(chosen.defaults("zeta", "gamma", "p") if chosen.reversible else {}))  # fmt: skip
     growing = chosen.adaptive is not None
     with Recorder(save, denoiser, levels, x.shape, attrs, ["latent", "denoised", *NEEDS[strategy]],
                   growing=growing).guard() as record:  # fmt: skip

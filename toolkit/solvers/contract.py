@@ -24,6 +24,7 @@ D)/s; alpha = 1 on VE, 1 - sigma on FLOW; rho = sigma/alpha; lam = -log rho; ell
 phi1 = E(z)/z, phi2 = (phi1 - 1)/z.
 """
 
+import inspect
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -165,6 +166,11 @@ class Solver:
         """The levels this solver walks on: those asked for, as floats, or its own between them."""
         levels = tuple(sigmas.tolist() if hasattr(sigmas, "tolist") else map(float, sigmas))
         return levels if self.own_grid is None else self.own_grid(levels, **self.options)
+
+    def defaults(self, *names: str) -> dict[str, Any]:
+        """The options among `names` that the formula has, as they are bound or by default."""
+        known = inspect.signature(self.function).parameters
+        return {n: self.options.get(n, known[n].default) for n in names if n in known}
 
     def __repr__(self) -> str:
         options = "".join(f", {k}={v!r}" for k, v in self.options.items())
