@@ -137,6 +137,8 @@ def fixed_point(run: Run) -> torch.Tensor:
 def defect(run: Run) -> torch.Tensor:
     """A climb, then sweeps that correct it by what its sample misses; rows are those of the best sample."""
     low, solver, levels = run.lowest, frozen(run.solver, run.hops), run.levels
+    run.record.state(0, run.x)
+    run.record.state(run.bottom, low)
 
     def climb(x: torch.Tensor) -> torch.Tensor:
         for step in walk(run.denoiser, run.via, x, levels[run.bottom :]):
@@ -150,8 +152,6 @@ def defect(run: Run) -> torch.Tensor:
 
     top, history = defect_correction(climb, fall, low)
     run.extra["sweep_error"] = (("sweep", "sample"), as_numpy(history))
-    run.record.state(0, run.x)
-    run.record.state(run.bottom, low)
     kept = {run.top: (top, None)}
     for step in run.falling(solver, top, "rows of the best sweep"):
         row = run.top - step.span.i

@@ -176,8 +176,8 @@ def _warn_of_spread(run: Run, top: torch.Tensor) -> None:
     """Says so where x_T is far from noise: then the true ODE's is too, or the climb was lost."""
     alpha, sigma = run.denoiser.path.alpha(run.levels[-1]), run.levels[-1]
     inside = slice(None) if run.mask is None else (run.mask > 0.5).expand_as(top)
-    wanted = math.sqrt(sigma * sigma + alpha * alpha * float(run.x[inside].var()))
-    ratio = float(top[inside].std()) / wanted
+    wanted = math.sqrt(sigma * sigma + alpha * alpha * float(run.x[inside].var(correction=0)))
+    ratio = float(top[inside].std(correction=0)) / wanted
     if not 1 / SPREAD < ratio < SPREAD:
         warnings.warn(
             f'x_T has {ratio:.2f} times the std of noise at sigma {sigma:.4g}, and inverse="reverse" seldom '
