@@ -430,6 +430,19 @@ def test_defect_correction_says_when_it_stalls(mixture, images):
 # --- who can what ----
 
 
+@pytest.mark.parametrize("asked", [{"steps": 1}, {"sigmas": [0.0, 1.0]}])
+@pytest.mark.parametrize("name", ["euler", "obelm", "lcm", "dpm_adaptive"])
+def test_a_flow_model_has_no_way_back_from_one_level(reference, images, name, asked):
+    """Its first and only positive level is 1, where alpha is 0; before the first model call."""
+    model = reference_mixture(reference, tk.FLOW)
+    with pytest.raises(ValueError, match=r"(steps=1|sigmas=\[0\.0, 1\.0\]): .*nothing of an image.*Try: tk"):
+        tk.unsample(model, images["in"], solver=name, prompt=0, **asked, **quiet)
+    assert model.calls == 0
+    on_ve = reference_mixture(reference)
+    up = tk.unsample(on_ve, images["in"], solver="euler", steps=1, prompt=0, **quiet)
+    assert error(on_ve, up) < 1e-15
+
+
 def test_the_table_behind_auto_is_there_to_read():
     picked = {name: choose(row, "auto") for name, row in tk.SOLVERS.items()}
     assert {n for n, i in picked.items() if i == "algebraic"} == set(REVERSIBLE)

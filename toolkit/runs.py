@@ -206,6 +206,11 @@ def _rising(
     levels = [s + shift for s in levels]
     if levels[0] < 0:
         raise bad("sigma_shift", shift, "no level may fall below 0", "sigma_shift=0.0")
+    if model.path.alpha(min(s for s in levels if s > 0)) <= 0:
+        name, given = ("steps", steps) if schedule != "given" else ("sigmas", levels)
+        line = f"{call}, steps=20)" if schedule != "given" else f"{call}, sigmas=[0.0, 0.1, 0.5, 1.0])"
+        why = "the lowest positive level of this flow model is 1 then, where nothing of an image is left"
+        raise bad(name, given, why, line)
     return levels, schedule
 
 
