@@ -1,5 +1,6 @@
 """The photographs: a linear autoencoder, an exact prior over its latents, and runs that come back."""
 
+import io
 import re
 import sys
 
@@ -198,3 +199,18 @@ def test_without_scikit_learn_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(ImportError, match=r'Try: pip install "unsampling-toolkit\[notebooks\]"'):
         tk.load("photographs")
+
+
+def test_the_views_show_photographs(model, latent, tmp_path):
+    """The page and the strip: sixteen channels, and the picture that the model decodes."""
+    prompts = ["china", "flower"]
+    up = tk.unsample(model, latent, prompt=prompts, schedule="karras", steps=4, progress=False)
+    page = tk.to_html(up, tmp_path / "run.html", model=model)
+    assert page.stat().st_size > 100_000
+    shown = tk.view(up, model=model)
+    assert "16 channels" in repr(shown)
+    strip = Image.open(
+        io.BytesIO(tk.views.strip(up, tk.sample(model, start=up, progress=False), model=model))
+    )
+    colours = np.asarray(strip.convert("RGB"), np.float64)[:, : strip.width // 6].reshape(-1, 3)
+    assert colours.std(0).min() > 20  # the photograph is at its left end
