@@ -204,7 +204,7 @@ def test_without_scikit_learn_it_says_what_to_install(monkeypatch):
 def test_the_views_show_photographs(model, latent, tmp_path):
     """The page and the strip: sixteen channels, and the picture that the model decodes."""
     prompts = ["china", "flower"]
-    up = tk.unsample(model, latent, prompt=prompts, schedule="karras", steps=4, progress=False)
+    up = tk.unsample(model, latent, prompt=prompts, schedule="karras", steps=8, progress=False)
     page = tk.to_html(up, tmp_path / "run.html", model=model)
     assert page.stat().st_size > 100_000
     shown = tk.view(up, model=model)

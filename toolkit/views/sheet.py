@@ -169,13 +169,13 @@ def round_trip_error(up: xr.Dataset, down: xr.Dataset) -> float:
 
 def _between(up: xr.Dataset, down: xr.Dataset, levels: int, between: str, model: Any) -> np.ndarray:
     """The rows of `up` that a strip shows between its ends; or the error that says what does not fit."""
-    line = "tk.views.strip(up, down, levels=6)"
     if up.latent.shape[1:] != down.latent.shape[1:]:
         wanted = f"`up` has {up.latent.shape[1:]}"
         raise bad("down", down.latent.shape[1:], wanted, "down = tk.sample(model, up)")
     sigma, rows = column(up, "sigma"), rows_with_latent(up)
     rows = rows[sigma[rows] > 0]
     if isinstance(levels, bool) or not isinstance(levels, int) or not 1 <= levels <= len(rows):
+        line = f"tk.views.strip(up, down, levels={min(6, len(rows))})"
         raise bad("levels", levels, f"a whole number, 1 to {len(rows)}", line)
     if between not in ("latent", "decoded") or (between == "decoded" and model is None):
         line = 'tk.views.strip(up, down, between="latent")'
