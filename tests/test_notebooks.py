@@ -7,6 +7,7 @@ import nbformat
 import numpy as np
 import papermill
 import pytest
+import xarray as xr
 from PIL import Image
 
 import toolkit as tk
@@ -66,6 +67,23 @@ def test_noise_ladder_with_other_images(tmp_path: Path):
         ladder = tk.open(made / f"{coupling}.zarr")
         assert (ladder.attrs["coupling"], ladder.attrs["seed"]) == (coupling, 5)
         assert dict(ladder.sizes) == {"step": 10, "sample": 12, "channel": 4, "y": 8, "x": 8}
+
+
+def test_solver_atlas_of_other_solvers_and_of_the_stored_table(tmp_path: Path):
+    """Run anew with other parameters, and drawn from the table that `benchmarks/atlas.py` wrote."""
+    for name in ("anew", "stored"):
+        (tmp_path / name).mkdir()
+    asked = {"models": ["power law, off"], "solvers": ["heun", "lcm", "edict"], "steps": 6, "guidance": 3.0}
+    made = execute("04_solver_atlas", tmp_path / "anew", **asked)
+    assert sorted(path.name for path in made.iterdir()) == ["atlas.nc", "atlas.png", "photographs.png"]
+    with xr.open_dataset(made / "atlas.nc", engine="scipy") as ds:
+        assert ds.solver.values.tolist() == ["heun", "lcm", "edict"]
+        assert ds.cfg.values.tolist() == [1.0, 3.0]
+    table = NOTEBOOKS[0].parent.parent / "benchmarks" / "atlas.nc"
+    drawn = execute("04_solver_atlas", tmp_path / "stored", table=str(table))
+    assert not (drawn / "atlas.nc").exists()
+    with Image.open(drawn / "atlas.png") as chart:
+        assert chart.width > 1500
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
