@@ -177,8 +177,17 @@ def test_the_input_is_left_alone(models, images):
 
 
 @pytest.mark.parametrize(
-    "name", ["euler_ancestral", "ddim", "uni_pc", "heunpp2", "euler_cfg_pp", "midpoint", "obelm", "elur"]
+    "name", ["euler_ancestral", "ddim", "uni_pc", "heunpp2", "euler_cfg_pp", "midpoint", "obelm"]
 )
-def test_samplers_that_do_not_run_upwards_are_refused_with_the_reason(models, images, name):
-    with pytest.raises(ValueError, match=r"sampler_name=.*runs upwards.*Try: tk\.comfy\.unsampler"):
+def test_samplers_that_do_not_run_upwards_are_refused_with_what_does_it(models, images, name):
+    """The line to type brings the image back."""
+    with pytest.raises(ValueError, match=r"sampler_name=.*upwards.*here \w+ brings its image back") as said:
         node(models["eps"], images, sampler_name=name)
+    assert str(said.value).endswith(f'Try: tk.unsample(model, latent, solver="{name}")')
+    asked = {"solver": name, "prompt": 0, "steps": 5, "progress": False}
+    assert float(tk.round_trip(models["eps"], images["in"], **asked).error.max()) < 1e-11
+
+
+def test_a_sampler_that_is_not_there_gets_the_closest(models, images):
+    with pytest.raises(ValueError, match=r'no such sampler_name.*Try: .*sampler_name="euler"'):
+        node(models["eps"], images, sampler_name="elur")

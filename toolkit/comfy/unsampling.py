@@ -11,6 +11,7 @@ from .. import inputs
 from ..dataset import Save, label, moments
 from ..denoisers import Model, as_model, guide
 from ..errors import bad, unknown
+from ..inverse import choose
 from ..loop import steps as walk
 from ..masks import Masked
 from ..record import Recorder, as_numpy, provenance
@@ -185,14 +186,13 @@ def _grid(
 ) -> tuple[list[float], list[str]]:
     """Rising levels from 0.0001, and the quirks of the range."""
     call = "tk.comfy.unsampler(model"
-    able = [n for n in UPWARD if n in SOLVERS]
-    if sampler not in able:
-        why = (
-            " that runs upwards"
-            if sampler not in SOLVERS
-            else f" that runs upwards ({sampler} gives noise or NaN there)"
-        )
-        raise unknown("sampler_name", sampler, able, f'{call}, sampler_name="{{}}")', why)
+    if sampler in SOLVERS and sampler not in UPWARD:
+        how = choose(SOLVERS[sampler], "auto")
+        why = f"upwards the node gives noise, NaN or an error with it; here {how} brings its image back"
+        raise bad("sampler_name", sampler, why, f'tk.unsample(model, latent, solver="{sampler}")')
+    if sampler not in UPWARD:
+        why = " that runs upwards"
+        raise unknown("sampler_name", sampler, UPWARD, f'{call}, sampler_name="{{}}")', why)
     if scheduler not in SCHEDULERS:
         raise unknown("scheduler", scheduler, SCHEDULERS, f'{call}, scheduler="{{}}")')
     steps = inputs.whole("steps", steps, 1, 10_000, f"{call}, steps=20)")
