@@ -255,6 +255,8 @@ def rows():
         yield f"{run}: levels chosen by noise", run, kw, "solver", "dpm_adaptive"
         for via in ("dpm_fast", "dpm_adaptive", "rex", "lcm", "uni_pc"):
             yield f"{run}: via {via}", run, {"via": via}, "via", via
+        kw = {"via": tk.solver("heun", S_churn=5.0)}
+        yield f"{run}: via a solver that is churned", run, kw, "via", "heun"
         for coupling in ("shard", None, 1):
             yield f"{run}: coupling {coupling}", run, {"coupling": coupling}, "coupling", str(coupling)
     for argument, value in (("coupling", "shard"), ("normalize", "chanel")):

@@ -20,7 +20,7 @@ from .measured import variance_bias
 from .paths import FLOW, VE
 from .pipelines import load
 from .record import versions
-from .roundtrip import FINE, relative, true_top
+from .roundtrip import FINE, aims_at_ode, lowest_state, relative, std_ratio, true_top
 from .runs import sample, unsample
 from .schedules import SCHEDULES
 from .solvers import SOLVERS
@@ -276,29 +276,26 @@ def _measure(key: tuple, case: Case, schedule: str, truths: dict, known: bool) -
 
 def _top(up: xr.Dataset, model: Any, asked: dict, label: str, truths: dict, known: bool) -> dict[str, float]:
     """What an unsample says of its x_T."""
-    top, sigma = up.latent[-1].values, up.sigma.values
-    spread = (top - top.mean((1, 2, 3), keepdims=True)).std((1, 2, 3)) / sigma[-1]
+    sigma, spread = up.sigma.values, std_ratio(up)
     found = {
         "calls_there": up.attrs["model_calls"],
         "std_ratio": spread[np.abs(np.log(spread)).argmax()],
     }
     if "aux_gap" in up:
         found["aux_gap"] = up.aux_gap[-1].values.max()
-    meant = known and not (up.attrs["inverse"] == "noise" or SOLVERS[up.attrs["solver"]].uncond)
-    if meant:
+    if known and aims_at_ode(up):
         ends = float(sigma[sigma > 0][0]), float(sigma[-1])
         key = (label, asked["cfg"], *ends)
         if key not in truths:
-            clean = up.latent[0].values / float(up.alpha[0])
-            truths[key] = _solved(model, torch.from_numpy(clean * model.path.alpha(ends[0])), ends, asked)
-        found["accuracy"] = relative(top, truths[key]).max()
+            truths[key] = _solved(model, lowest_state(up, model), ends, asked)
+        found["accuracy"] = relative(up.latent[-1].values, truths[key]).max()
     return found
 
 
 def _solved(model: Any, start: torch.Tensor, ends: tuple[float, float], asked: dict) -> np.ndarray:
     """x_T of the true ODE from `start` at the lower end, (sample, channel, y, x)."""
     if not hasattr(model, "probability_flow"):
-        return true_top(model, start, np.geomspace(*ends, HOPS + 1).tolist(), False, False, asked)
+        return true_top(model, start, np.geomspace(*ends, HOPS + 1).tolist(), False, asked)
     small, frame = _reduced(model, start)
     x = (start.flatten(1) @ frame)[:, None, None] if frame is not None else start
     found = small.probability_flow(x.to(model.device), list(ends), tolerance=TOLERANCE, **asked)[-1].cpu()

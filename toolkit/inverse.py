@@ -91,7 +91,7 @@ def climber(via: str | Solver) -> Solver:
     """The solver that builds a ladder for offsets: any deterministic one that runs upwards on a grid."""
     able = [n for n, s in SOLVERS.items() if s.upward and s.to_zero and not s.stochastic and not s.pair]
     name = via.name if isinstance(via, Solver) else via
-    if name not in able:
+    if name not in able or (isinstance(via, Solver) and via.stochastic):
         raise unknown("via", name, able, 'tk.unsample(model, latent, via="{}")', " that climbs")
     return via if isinstance(via, Solver) else SOLVERS[via]
 

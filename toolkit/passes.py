@@ -73,10 +73,13 @@ class Run:
     def top(self) -> int:
         return len(self.levels) - 1
 
-    @property
-    def lowest(self) -> torch.Tensor:
-        """The state at the lowest positive level: the hop from 0 is alpha x."""
-        return self.denoiser.path.alpha(self.levels[self.bottom]) * self.x
+    def opened(self) -> list[torch.Tensor]:
+        """The states up to the lowest positive level, recorded: the image, and alpha x, the hop from 0."""
+        low = self.denoiser.path.alpha(self.levels[self.bottom]) * self.x
+        states = [self.x, low] if self.bottom else [low]
+        for row, state in enumerate(states):
+            self.record.state(row, state)
+        return states
 
     def falling(self, solver: Any, x: torch.Tensor, label: str, past: tuple = (), start: int = 0) -> Iterable:
         """The steps of a solver from the top down to the lowest positive level."""
@@ -103,23 +106,18 @@ def algebraic(run: Run) -> torch.Tensor:
 
 def offsets(run: Run) -> torch.Tensor:
     """A ladder, then the recording pass down it."""
-    states = _climb(run, run.solver if run.solver.adaptive else run.via, keep=True)
-    solver = frozen(run.solver, run.hops)
-    return _recorded(run, Recording(solver, lambda i: states[len(states) - 1 - i]), states[-1])
+    return _recorded(run, Recording, _climb(run, run.solver if run.solver.adaptive else run.via, keep=True))
 
 
 def noise(run: Run) -> torch.Tensor:
     """A ladder of noise, or of the ODE, then the pass down it that extracts what the solver needed."""
     states = _climb(run, run.via, keep=True) if run.coupling == "ode" else _noised(run)
-    solver = frozen(run.solver, run.hops)
-    return _recorded(run, Extracting(solver, lambda i: states[len(states) - 1 - i]), states[-1])
+    return _recorded(run, Extracting, states)
 
 
 def fixed_point(run: Run) -> torch.Tensor:
     """Each step down solved for its start, row by row upwards."""
-    run.record.state(0, run.x)
-    x, top, worst = run.lowest, run.top, 0.0
-    run.record.state(run.bottom, x)
+    x, top, worst = run.opened()[-1], run.top, 0.0
     solving = Fixed(frozen(run.solver, run.hops), run.via, run.levels[::-1])
     for row in bar(
         range(run.bottom + 1, top + 1), top - run.bottom, f"fixed point, {run.solver.name}", run.progress
@@ -136,9 +134,7 @@ def fixed_point(run: Run) -> torch.Tensor:
 
 def defect(run: Run) -> torch.Tensor:
     """A climb, then sweeps that correct it by what its sample misses; rows are those of the best sample."""
-    low, solver, levels = run.lowest, frozen(run.solver, run.hops), run.levels
-    run.record.state(0, run.x)
-    run.record.state(run.bottom, low)
+    low, solver, levels = run.opened()[-1], frozen(run.solver, run.hops), run.levels
 
     def climb(x: torch.Tensor) -> torch.Tensor:
         for step in walk(run.denoiser, run.via, x, levels[run.bottom :]):
@@ -179,11 +175,8 @@ NEEDS = {
 def _climb(run: Run, solver: Solver, also: Callable[[Any, int], None] | None = None,
            keep: bool = False) -> list[torch.Tensor]:  # fmt: skip
     """Upwards through all rows; the states by row, or the last one alone."""
-    record, low, first = run.record, run.lowest, run.bottom
-    record.state(0, run.x if first else low)
-    if first:
-        record.state(first, low)
-    states = [run.x, low][: first + 1] if keep and first else [low]
+    record, first, states = run.record, run.bottom, run.opened()
+    low = states[-1]
     adaptive = solver.adaptive is not None
     # one that chooses its levels knows the ends alone, and says where it stands
     levels = [run.levels[first], run.highest] if adaptive else run.levels[first:]
@@ -191,8 +184,6 @@ def _climb(run: Run, solver: Solver, also: Callable[[Any, int], None] | None = N
     hops = walk(run.denoiser, solver, low, levels)
     for step in bar(hops, None if adaptive else len(levels) - 1, f"unsample, {solver.name}", run.progress):
         row = step.span.i + 1 + first
-        if row > run.top:
-            record.grow(step.span.t)
         record.hop(step, row - 1, row)
         if also is not None:
             also(step, row)
@@ -208,11 +199,8 @@ def _noised(run: Run) -> list[torch.Tensor]:
     So the lowest one is exactly alpha x; the noise is coupled from rung to rung, and is 0 where a mask keeps
     the image.
     """
-    record, low, path = run.record, run.lowest, run.denoiser.path
-    record.state(0, run.x if run.bottom else low)
-    states = [run.x, low][: run.bottom + 1] if run.bottom else [low]
-    if run.bottom:
-        record.state(1, low)
+    record, states, path = run.record, run.opened(), run.denoiser.path
+    low = states[-1]
     floor, unit, previous = run.levels[run.bottom], None, 0.0
     for row in range(run.bottom + 1, run.top + 1):
         sigma = run.levels[row]
@@ -230,14 +218,15 @@ def _noised(run: Run) -> list[torch.Tensor]:
     return states
 
 
-def _recorded(run: Run, recording: Recording, top: torch.Tensor) -> torch.Tensor:
-    """The recording pass down the ladder; fills what it records, the counters and the opinions it adds."""
-    record, denoiser = run.record, run.denoiser
+def _recorded(run: Run, kind: type[Recording], states: list[torch.Tensor]) -> torch.Tensor:
+    """The recording pass down a ladder, its states by row; fills what it records, counters and opinions."""
+    record, denoiser, top, extracting = run.record, run.denoiser, states[-1], kind is Extracting
+    recording = kind(frozen(run.solver, run.hops), lambda i: states[run.top - i])
     record.phase = ", in the pass that records what the solver needs"
     start = stored(top, record.dtype)
     calls, rows = np.zeros(run.top + 1, np.int64), np.zeros(run.top + 1, np.int64)
     before, x, above, draws = (denoiser.calls, denoiser.rows), start, None, 0
-    for name in NEEDS["noise" if isinstance(recording, Extracting) else "offsets"]:
+    for name in NEEDS["noise" if extracting else "offsets"]:
         for row in range(run.bottom + 1):
             record.put(name, row, 0.0)
     for step in run.falling(recording, start, "recording"):
@@ -247,18 +236,18 @@ def _recorded(run: Run, recording: Recording, top: torch.Tensor) -> torch.Tensor
             record.zeros("offset", "offset_norm")
             record.put("offset", row, info["offset"])
             record.put("offset_norm", row, info["offset_norm"])
-        if isinstance(recording, Extracting):
+        if extracting:
             z = info.get("noise")
             draws = max(draws, info.get("noise_draws", 0))
             _put_noise(record, row, z, info.get("noise_scale", 0.0), above)
             above = z
         calls[row], rows[row] = denoiser.calls - before[0], denoiser.rows - before[1]
         before = (denoiser.calls, denoiser.rows)
-        if row == run.top or isinstance(recording, Extracting):
+        if row == run.top or extracting:
             record.opinion(row, step.seen.x0)
     record.add_counts(calls.cumsum(), rows.cumsum())
     run.attrs["lands_on"] = digest(x)
-    if isinstance(recording, Extracting):
+    if extracting:
         run.attrs["noise_draws"] = draws
     return top
 

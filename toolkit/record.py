@@ -251,7 +251,9 @@ class Recorder:
             array[: len(more)] = array[: len(more)] + more
 
     def hop(self, step: Any, row: int, to: int) -> None:
-        """One Step of the loop, from `row` to `to`."""
+        """One Step of the loop, from `row` to `to`, which is added where the solver chose that level now."""
+        if to == self.count:
+            self.grow(step.span.t)
         self.opinion(row, step.seen.x0)
         if self.save.fn is not None:
             self._ask(step, row)

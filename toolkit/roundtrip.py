@@ -14,7 +14,6 @@ from .errors import bad
 from .loop import steps as walk
 from .runs import GUIDED, sample, unsample
 from .solvers import SOLVERS
-from .solvers import solver as find_solver
 
 FINE = 32  # midpoint steps a hop, of the reference run where the truth is not in closed form
 
@@ -113,8 +112,7 @@ def round_trip(model: Any, latent: Any, *, solver: Any = "euler", prompt: Any = 
     if "aux" in up:
         alone = sample(model, start=up.drop_vars("aux"), progress=progress, save=Save(what=["latent"]))
         without = relative(alone.latent[-1].values, given)
-    accuracy, source = _accuracy(model, up, truth, find_solver(solver).uncond, progress, asked)
-    spread = np.sqrt(np.square(top - top.mean((1, 2, 3), keepdims=True)).mean((1, 2, 3)))
+    accuracy, source = _accuracy(model, up, truth, progress, asked)
     values = {
         "error": relative(returned, given),
         "accuracy": accuracy,
@@ -122,7 +120,7 @@ def round_trip(model: Any, latent: Any, *, solver: Any = "euler", prompt: Any = 
         "network_rows": np.array([up.attrs["network_rows"], down.attrs["network_rows"]]),
         "aux_gap": up.aux_gap[-1].values if "aux_gap" in up else unknown,
         "error_without_aux": without,
-        "std_ratio": spread / float(up.sigma[-1]),
+        "std_ratio": std_ratio(up),
         "given": given,
         "top": top,
         "returned": returned,
@@ -142,24 +140,42 @@ def round_trip(model: Any, latent: Any, *, solver: Any = "euler", prompt: Any = 
     )
 
 
-def _accuracy(model: Any, up: xr.Dataset, truth: bool | None, uncond: bool, progress: bool,
+def std_ratio(up: xr.Dataset) -> np.ndarray:
+    """std of x_T over that of pure noise at its sigma, (sample,)."""
+    top = up.latent[-1].values
+    spread = np.sqrt(np.square(top - top.mean((1, 2, 3), keepdims=True)).mean((1, 2, 3)))
+    return spread / float(up.sigma[-1])
+
+
+def aims_at_ode(up: xr.Dataset) -> bool:
+    """Whether x_T is meant to solve the ODE: not where it is x0 plus noise, nor for the cfg_pp solvers."""
+    noised = up.attrs["inverse"] == "noise" and up.attrs["coupling"] != "ode"
+    return not noised and not SOLVERS[up.attrs["solver"]].uncond
+
+
+def lowest_state(up: xr.Dataset, model: Any) -> torch.Tensor:
+    """The image at the lowest positive level, where the ODE begins."""
+    sigma = up.sigma.values
+    return torch.from_numpy(up.latent[0].values / float(up.alpha[0]) * model.path.alpha(sigma[sigma > 0][0]))
+
+
+def _accuracy(model: Any, up: xr.Dataset, truth: bool | None, progress: bool,
               asked: dict[str, Any]) -> tuple[np.ndarray, str | None]:  # fmt: skip
     """Distance of x_T from the true ODE's, (sample,), and where that is from; NaN, None where not wanted."""
     known = hasattr(model, "probability_flow")
     wanted = known and asked["cfg"] <= GUIDED if truth is None else truth
-    noised = up.attrs["inverse"] == "noise" and up.attrs["coupling"] != "ode"
     levels = [float(s) for s in up.sigma.values if s > 0]
-    if not wanted or noised or uncond or "mask" in up or len(levels) < 2:
+    if not wanted or not aims_at_ode(up) or "mask" in up or len(levels) < 2:
         return np.full(up.sizes["sample"], np.nan), None
-    start = torch.from_numpy(up.latent[0].values / float(up.alpha[0]) * model.path.alpha(levels[0]))
     source = "closed form, DOP853" if known else f"{FINE} midpoint steps a hop"
-    return relative(up.latent[-1].values, true_top(model, start, levels, known, progress, asked)), source
+    top = true_top(model, lowest_state(up, model), levels, progress, asked)
+    return relative(up.latent[-1].values, top), source
 
 
-def true_top(model: Any, start: torch.Tensor, levels: Sequence[float], known: bool, progress: bool,
+def true_top(model: Any, start: torch.Tensor, levels: Sequence[float], progress: bool,
            asked: dict[str, Any]) -> np.ndarray:  # fmt: skip
     """x_T of the ODE from `start` at the lowest level: solved to 1e-8, or by a fine run."""
-    if known:
+    if hasattr(model, "probability_flow"):
         ends = [levels[0], levels[-1]]
         found = model.probability_flow(
             start.to(model.device), ends, tolerance=1e-8, progress=progress, **asked

@@ -324,8 +324,6 @@ def _descend(record: Recorder, denoiser: Any, plan: Plan, progress: bool) -> Non
         denoiser, plan.stepper, x, plan.asked, noise=plan.noise, past=plan.past, start=first, stop=stop
     )
     for step in bar(hops, None if adaptive else stop - first, f"sample, {plan.solver.name}", progress):
-        if step.span.i + 1 == record.count:
-            record.grow(step.span.t)
         record.hop(step, step.span.i, step.span.i + 1)
         x = step.x_next
     if plan.lands_on is not None and not plan.edited:

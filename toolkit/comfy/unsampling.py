@@ -112,8 +112,6 @@ def unsampler(model: Any, steps: int = 20, end_at_step: int = 0, cfg: float = 1.
     with Recorder(Save(), denoiser, rows, latent.samples.shape, attrs, growing=growing).guard() as record:
         record.state(0, low * latent.samples)
         for step in walk(denoiser, solver, low * latent.samples, levels):
-            if growing:
-                record.grow(step.span.t)
             record.hop(step, step.span.i, step.span.i + 1)
         run = record.finish(extra, model_calls=denoiser.calls, network_rows=denoiser.rows)
     return _out(run, high, scale, normalize == "enable")
