@@ -30,6 +30,7 @@ _HOME = {
     "roundtrip": ["round_trip"],
     "atlases": ["atlas"],
     "dataset": ["Save", "open", "at", "normalized"],
+    "spaces": ["in_space"],
     "views": ["view", "to_html"],
 }
 _MODULES = ["assets", "comfy", "diagnostics", "testing", "views"]

@@ -38,6 +38,8 @@ def provenance(denoiser: Any, **facts: Any) -> dict[str, Any]:
             "levels": denoiser.levels.describe(),
             "prediction": getattr(model, "prediction", "x0"),
             "latent_space": "model",
+            "latent_scale": float(getattr(model, "latent_scale", 1.0)),
+            "latent_shift": float(getattr(model, "latent_shift", 0.0)),
             "model": getattr(model, "name", type(model).__name__.strip("_").lower()),
             "fingerprint": getattr(model, "fingerprint", None),
             "versions": versions(),

@@ -90,6 +90,8 @@ def _dataset(data: dict[str, Any], sigma: np.ndarray, attrs: dict[str, Any]) -> 
         "levels": levels.describe(),
         "prediction": "x0",
         "latent_space": "model",
+        "latent_scale": 1.0,
+        "latent_shift": 0.0,
         "model": "toolkit.testing",
     }
     return label(data | {"mean": mean, "std": std}, coordinates, attrs | common)
