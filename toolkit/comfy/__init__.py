@@ -3,6 +3,12 @@
 What these nodes cannot do, ``tk.unsample``, ``tk.sample`` and ``tk.ladder`` do.
 """
 
+from .batches import batch_unsampler_demofusion, batch_unsampler_iterative_mixer
 from .unsampling import easy_unsampler, unsampler
 
-__all__ = ["easy_unsampler", "unsampler"]
+__all__ = [
+    "batch_unsampler_demofusion",
+    "batch_unsampler_iterative_mixer",
+    "easy_unsampler",
+    "unsampler",
+]
