@@ -329,16 +329,19 @@ def test_a_store_that_exists_is_not_touched(run, kind, tmp_path):
     model, there = counted(), tmp_path / "run.zarr"
     if kind == "folder":
         there.mkdir()
+        (there / "letter").write_text("mine")
     elif kind == "file":
         there.write_text("mine")
     else:
-        before = ladder(counted(), save=tk.Save(store=there))
+        before = ladder(counted(), steps=9, save=tk.Save(store=there))
     text = refused(lambda: RUNS[run](model, save=tk.Save(store=there)), "store", "run.zarr")
     assert model.asked == 0
     assert "run-2.zarr" in text
     if kind == "file":
         assert there.read_text() == "mine"
-    elif kind == "run":
+    elif kind == "folder":
+        assert [file.name for file in there.iterdir()] == ["letter"]
+    else:
         xr.testing.assert_identical(tk.open(there), before)
 
 

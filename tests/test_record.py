@@ -439,14 +439,14 @@ def test_a_cut_run_is_the_same_in_memory_and_store(kept, tmp_path):
 
 
 def test_a_cut_ladder_keeps_its_rungs(tmp_path, monkeypatch):
-    whole, draw = ladder(), Keyed.draw
+    whole, fill = ladder(), Keyed.fill
 
-    def cut(self, rung, number=0):
+    def cut(self, out, rung, number=0):
         if rung == 4:
             raise KeyboardInterrupt
-        return draw(self, rung, number)
+        return fill(self, out, rung, number)
 
-    monkeypatch.setattr(Keyed, "draw", cut)
+    monkeypatch.setattr(Keyed, "fill", cut)
     with pytest.raises(KeyboardInterrupt, match=r"stopped at row 3 of 7.*exc\.dataset") as caught:
         ladder()
     xr.testing.assert_equal(caught.value.dataset.latent, whole.latent[:4])
@@ -481,11 +481,12 @@ def test_a_killed_process_leaves_a_store_that_opens(tmp_path):
     done = python(KILLED, store)
     assert done.returncode == -9, done.stderr
     ds, whole = tk.open(store), unsample(model=failing(-1, all_nan), inverse="reverse")
-    assert ds.sizes["step"] == 6
+    rows = ds.sizes["step"]
+    assert 5 <= rows <= 6, "two rows to begin with, and four hops, of which the newest was being written"
     assert "unfinished" in ds.attrs["stopped"]
-    xr.testing.assert_equal(ds.latent, whole.latent[:6])
-    for name in ("denoised", "nfe", "rows", "mean", "std"):
-        xr.testing.assert_equal(ds[name][:5], whole[name][:5])
+    for name in ("latent", "nfe", "rows", "mean", "std"):
+        xr.testing.assert_equal(ds[name], whole[name][:rows])
+    xr.testing.assert_equal(ds.denoised[: rows - 1], whole.denoised[: rows - 1])
     for name, value in whole.attrs.items():
         if name not in ("model_calls", "network_rows"):
             assert ds.attrs[name] == value
@@ -580,7 +581,7 @@ def test_a_flat_image_is_not_divided_by_zero():
 SIDE = 192  # so many pixels that 5 standard errors are 2.6 %
 
 
-@pytest.mark.parametrize("coupling", ["independent", "shared"])
+@pytest.mark.parametrize("coupling", ["independent", "shared", "markov"])
 @pytest.mark.parametrize("path", [tk.VE, tk.FLOW], ids=repr)
 def test_marginals(path, coupling):
     model = tk.denoiser(lambda x, sigma: x, path=path)
@@ -594,6 +595,17 @@ def test_marginals(path, coupling):
     between = np.abs(np.corrcoef(rungs.reshape(18, -1)) - np.eye(18))
     if coupling == "independent":
         assert between.max() < 5 / np.sqrt(count)
+    elif coupling == "markov":
+        with np.errstate(divide="ignore", invalid="ignore"):
+            rho = (ds.sigma / ds.alpha).values[1:]  # infinite at FLOW's sigma 1, where nothing stays
+            expected = np.minimum(rho[:, None] / rho, rho / rho[:, None])
+        np.fill_diagonal(expected, 1.0)
+        for sample in rungs:
+            assert np.abs(np.corrcoef(sample) - expected).max() < 5 / np.sqrt(count)
+        assert np.abs(np.corrcoef(*rungs[:, 4])[0, 1]) < 5 / np.sqrt(count)
+        # what comes on top of a rung knows nothing of it, nor of the rungs below
+        fresh = rungs[0, 6] - expected[6, 5] * rungs[0, 5]
+        assert np.abs(np.corrcoef([fresh, *rungs[0, :6]])[0, 1:]).max() < 5 / np.sqrt(count)
     else:
         assert np.abs(rungs - rungs[:, :1]).max() < 1e-10
         assert between[:9, 9:].max() < 5 / np.sqrt(count)  # the samples of a batch stay independent
@@ -610,7 +622,7 @@ def test_given_noise_is_used():
     identical(again, ds)
 
 
-@pytest.mark.parametrize("coupling", ["independent", "shared"])
+@pytest.mark.parametrize("coupling", ["independent", "shared", "markov"])
 @pytest.mark.parametrize("start, end, every", [(0, None, 1), (0, None, 3), (2, None, 1), (0, 9, 1), (2, 9, 2),
                                                (3, 10, 4), (9, 10, 1), (0, 12, 50)])  # fmt: skip
 def test_a_part_of_a_ladder_has_the_bits_of_the_whole(start, end, every, coupling):
@@ -623,7 +635,7 @@ def test_a_part_of_a_ladder_has_the_bits_of_the_whole(start, end, every, couplin
         np.testing.assert_array_equal(part[name], whole[name].isel(step=rows), err_msg=name)
 
 
-@pytest.mark.parametrize("coupling", ["independent", "shared"])
+@pytest.mark.parametrize("coupling", ["independent", "shared", "markov"])
 def test_a_batch_is_its_samples(coupling):
     three = ladder(x=picture(3), coupling=coupling, normalize="sample")
     for count in (1, 2):

@@ -29,7 +29,8 @@ _HOME = {
     "ladders": ["ladder"],
     "roundtrip": ["round_trip"],
     "atlases": ["atlas"],
-    "dataset": ["Save", "open", "at", "normalized"],
+    "dataset": ["Save", "at", "normalized"],
+    "reading": ["open", "to_netcdf"],
     "spaces": ["in_space"],
     "views": ["view", "to_html"],
 }

@@ -7,7 +7,6 @@ is the state at ``sigma[i]`` and the denoiser's opinion there.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path as FilePath
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from .errors import bad, unknown
 
 LATENT = ("step", "sample", "channel", "y", "x")
 NORMALIZE = ("off", "global", "sample", "channel")
+COMPRESSORS = ("blosc", "zstd", "gzip")
 
 # name -> (dims, long_name); every unit here is "1", and is written out in `attributes`.
 VARIABLES: dict[str, tuple[tuple[str, ...], str]] = {
@@ -72,10 +72,14 @@ class Save:
         ``fn(step) -> dict`` of extra variables, called with each `Step`; scalars, (sample,), (sample,
         channel) or (sample, channel, y, x), written in the row the step starts from.
     store : path, optional
-        A folder for a Zarr store, written row by row; read it with ``tk.open``. None keeps the run in memory.
+        A folder for a Zarr store, written as the run goes; read it with ``tk.open``. The same call with the
+        same store goes on where an unfinished run stopped, and opens a finished one. None keeps the run in
+        memory.
     dtype : str or numpy dtype, optional
         Of `latent` and `denoised`: float64 for runs of a solver and float32 for ladders unless said
         otherwise.
+    compressor : {"blosc", "zstd", "gzip"}, optional
+        Of the store. None, since noise does not compress: 7 to 14 %, at up to 36 times the time.
 
     Raises
     ------
@@ -94,6 +98,7 @@ class Save:
     fn: Callable[[Any], Mapping[str, Any]] | None = None
     store: str | PathLike[str] | None = None
     dtype: Any = None
+    compressor: str | None = None
 
     def __post_init__(self) -> None:
         if self.what is not None and not isinstance(self.what, (list, tuple, set, frozenset)):
@@ -117,6 +122,9 @@ class Save:
                 raise bad("dtype", self.dtype, wanted, 'tk.Save(dtype="float32")', TypeError)
         if self.store is not None and not isinstance(self.store, (str, PathLike)):
             raise bad("store", self.store, "the path of a folder", 'tk.Save(store="run.zarr")', TypeError)
+        if self.compressor is not None and self.compressor not in COMPRESSORS:
+            line = 'tk.Save(store="run.zarr", compressor="{}")'
+            raise unknown("compressor", self.compressor, COMPRESSORS, line)
 
     def keeps(self, name: str) -> bool:
         """Whether `name` (latent or denoised) is kept."""
@@ -198,6 +206,24 @@ def shift_and_scale(latent: np.ndarray, mode: str) -> tuple[np.ndarray, np.ndarr
     scale = values.std(axis=axes, ddof=1 if count > 1 else 0, keepdims=True)
     scale = np.where(scale > 0, scale, 1.0)
     return tuple(np.broadcast_to(v[..., 0, 0], lead).copy() for v in (shift, scale))
+
+
+def from_moments(mean: np.ndarray, std: np.ndarray, pixels: int, mode: str) -> tuple[np.ndarray, np.ndarray]:
+    """`shift_and_scale` of latents of which mean and population std are known, (..., sample, channel).
+
+    Each is that of so many pixels. The variance over several channels is the mean of theirs and the variance
+    of their means. A scale that is nothing but rounding counts as 0.
+    """
+    if mode == "off":
+        return np.zeros(mean.shape), np.ones(mean.shape)
+    axes = {"global": (-2, -1), "sample": (-1,), "channel": ()}[mode]
+    count = pixels * int(np.prod([mean.shape[k] for k in axes]))
+    shift = mean.mean(axis=axes, keepdims=True) if axes else mean
+    variance = np.square(std) + np.square(mean - shift)
+    variance = variance.mean(axis=axes, keepdims=True) if axes else variance
+    scale = np.sqrt(variance * count / max(count - 1, 1))
+    scale = np.where(scale > 1e-14 * np.abs(shift), scale, 1.0)
+    return tuple(np.broadcast_to(v, mean.shape).copy() for v in (shift, scale))
 
 
 def normalized(ds: xr.Dataset, mode: str) -> xr.Dataset:
@@ -300,56 +326,3 @@ def at(ds: xr.Dataset, **where: float) -> xr.Dataset:
         gap = np.abs(axis - float(value))
     gap[axis == value] = 0.0  # inf - inf is NaN, and is a hit
     return ds.isel(step=int(np.nanargmin(gap)))
-
-
-def open(path: str | PathLike[str]) -> xr.Dataset:
-    """A recorded run from its Zarr store, read lazily: one rung is read without touching the others.
-
-    Parameters
-    ----------
-    path : path
-        The folder given as ``tk.Save(store=path)``.
-
-    Returns
-    -------
-    Dataset
-        Identical to the one that the run returned. Rows that were never written (of a run that was stopped)
-        are trimmed, and the flags of the store are dropped.
-
-    Raises
-    ------
-    FileNotFoundError
-        Where there is no such folder.
-    ValueError
-        Where the folder is not a store of a run.
-
-    Examples
-    --------
-    >>> import tempfile, toolkit as tk
-    >>> folder = tempfile.mkdtemp()
-    >>> save = tk.Save(store=folder + "/run.zarr")
-    >>> run = tk.sample(tk.load(), prompt=3, steps=2, save=save, progress=False)
-    >>> tk.open(folder + "/run.zarr").identical(run)
-    True
-    """
-    line = 'tk.sample(model, save=tk.Save(store="run.zarr")), then tk.open("run.zarr")'
-    if not isinstance(path, (str, PathLike)):
-        raise bad("path", path, "the path of a folder", line, TypeError)
-    folder = FilePath(path)
-    if not folder.exists():
-        raise bad("path", str(path), "there is no such folder", line, FileNotFoundError)
-    try:
-        ds = xr.open_zarr(folder, chunks=None, consolidated=False)
-    except Exception as exc:
-        raise bad(
-            "path", str(path), f"not a store that can be read ({type(exc).__name__}: {exc})", line
-        ) from exc
-    if "written" not in ds or "kind" not in ds.attrs:
-        raise bad("path", str(path), "a Zarr store, but not of a run of this package", line)
-    ds = ds.set_coords([name for name in COORDINATES if name in ds])
-    kept = int(np.flatnonzero(ds.written.values).max(initial=-1)) + 1
-    ds = ds.drop_vars("written").isel(step=slice(0, kept))
-    order = [*COORDINATES, *VARIABLES]  # a store lists its arrays by chance; people read them by meaning
-    names = sorted(ds.variables, key=lambda n: order.index(n) if n in order else len(order))
-    return xr.Dataset({n: ds[n].variable for n in names if n in ds.data_vars},
-                      {n: ds[n].variable for n in names if n in ds.coords}, ds.attrs)  # fmt: skip

@@ -4,7 +4,8 @@ Under guidance the flow contracts upwards, neither converges, and both say so by
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -73,34 +74,57 @@ def anderson(guesses: list[torch.Tensor], misses: list[torch.Tensor]) -> torch.T
     return guesses[-1] - (dG @ gamma).view_as(guesses[-1])
 
 
+@dataclass
+class Sweeps:
+    """Where defect correction stands: all that the next sweep needs.
+
+    Attributes
+    ----------
+    aim, y, best : Tensor (sample, channel, y, x)
+        The climb from below, the top to go on from, the best one of each sample so far.
+    errors : list of Tensor (sample,)
+        Relative distance of each sweep's sample from the bottom.
+    since : int
+        Sweeps without a better one.
+    over : bool
+        No sweep comes after it.
+    """
+
+    aim: torch.Tensor
+    y: torch.Tensor
+    best: torch.Tensor
+    errors: list[torch.Tensor] = field(default_factory=list)
+    since: int = 0
+    over: bool = False
+
+
 def defect_correction(
     climb: Callable[[torch.Tensor], torch.Tensor],
     fall: Callable[[torch.Tensor], torch.Tensor],
     low: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(top, errors): the top state whose sample comes nearest to `low`, and the error of each sweep.
+    begun: Sweeps | None = None,
+) -> Iterator[Sweeps]:
+    """The sweeps whose tops come ever nearer to `low`, one after the other; at least one is yielded.
 
-    y_0 = G(low), y <- y + G(low) - G(F(y)), with G the climb and F the sample. Stetter 1978.
-
-    Returns
-    -------
-    top : Tensor (sample, channel, y, x)
-        The best of all sweeps, a sample at a time.
-    errors : Tensor (sweep, sample)
-        Relative distance of F(y) from `low`.
+    y_0 = G(low), y <- y + G(low) - G(F(y)), with G the climb and F the sample. Stetter 1978. `begun` is what
+    an earlier process yielded last.
     """
-    aim, scale = climb(low), size(low).clamp_min(1e-300)
-    y = best = aim
-    errors: list[torch.Tensor] = []
-    least, since = torch.full_like(scale, math.inf), 0
-    for _ in range(SWEEPS):
-        fallen = fall(y)
+    if begun is None:
+        aim = climb(low)
+        begun = Sweeps(aim, aim, aim)
+        yield begun
+    at, scale = begun, size(low).clamp_min(1e-300)
+    while not at.over:
+        fallen = fall(at.y)
         error = size(fallen - low) / scale
-        errors.append(error)
+        least = torch.stack(at.errors).amin(0) if at.errors else torch.full_like(scale, math.inf)
         better = error < least
-        best = torch.where(better[:, None, None, None], y, best)
-        least, since = torch.minimum(least, error), 0 if bool(better.any()) else since + 1
-        if float(least.max()) <= ENOUGH or since == PATIENCE or not bool(torch.isfinite(error).all()):
-            break
-        y = y + aim - climb(fallen)
-    return best, torch.stack(errors)
+        best = torch.where(better[:, None, None, None], at.y, at.best)
+        since = 0 if bool(better.any()) else at.since + 1
+        errors = [*at.errors, error]
+        over = (float(torch.minimum(least, error).max()) <= ENOUGH or since == PATIENCE
+                or len(errors) == SWEEPS or not bool(torch.isfinite(error).all()))  # fmt: skip
+        at = Sweeps(at.aim, at.y if over else at.y + at.aim - climb(fallen), best, errors, since, over)
+        yield at
+    if at is begun:
+        yield at

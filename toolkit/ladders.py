@@ -1,18 +1,23 @@
 """Noise ladders: the image at every level of a schedule, in closed form."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import xarray as xr
 
 from . import inputs
-from .dataset import Save, shift_and_scale
+from .dataset import Save, from_moments
 from .denoisers import as_model
 from .errors import bad, unknown
-from .noise import COUPLINGS, Keyed, coupled
-from .passes import bar
-from .record import Recorder, as_numpy, provenance
+from .noise import COUPLINGS, Keyed, Rungs
+from .record import Recorder, provenance
 from .runs import checked_mode, checked_save
+from .walks import bar
+
+CACHED = 2**18  # bytes of rungs that are drawn, mixed and measured while the processor's cache holds them
+CANCELS = 1e-3  # a variance below this share of the mean square is summed anew, around the mean
 
 
 class _Uncalled:
@@ -26,7 +31,7 @@ class _Uncalled:
 
 def ladder(model: Any, latent: Any, *, schedule: str = "normal", steps: int = 20, start_at_step: int = 0,
            end_at_step: int | None = None, every: int = 1, coupling: str = "independent", noise: Any = None,
-           normalize: str = "off", seed: int = 0, save: Save = Save(),
+           normalize: str = "off", sigmas: Sequence[float] | None = None, seed: int = 0, save: Save = Save(),
            progress: bool = True) -> xr.Dataset:  # fmt: skip
     """The image at every level of a schedule, without a model call: alpha*x0 + sigma*n, rising.
 
@@ -39,19 +44,26 @@ def ladder(model: Any, latent: Any, *, schedule: str = "normal", steps: int = 20
         ones.
     every : int
         Take each k-th rung, counted from the clean end; the top one is always there.
-    coupling : {"independent", "shared"}
-        A draw of its own at each rung, or one for all. A rung's noise depends on (seed, sample, rung) alone.
+    coupling : {"independent", "shared", "markov"}
+        A draw of its own at each rung; one for all; or noise that grows by increments, as in the forward
+        process: the noises of two rungs correlate as rho_low/rho_high, rho = sigma/alpha. What a rung gets
+        depends on (seed, sample, rung of the whole schedule), and for "markov" on the levels below it, and
+        not on which rungs are kept, on the batch, or on the store.
     noise : array (step, sample, channel, y, x), optional
         Unit normal, in place of the seed's, of the size of the result.
     normalize : {"off", "global", "sample", "channel"}
         Recorded as `shift` and `scale` of every row; ``tk.normalized`` applies it.
+    sigmas : sequence of float, optional
+        A rising grid of your own in place of the schedule.
     seed, save, progress
-        As in ``tk.unsample``; rows are float32 unless ``Save.dtype`` says otherwise.
+        As in ``tk.unsample``; rows are float32 unless ``Save.dtype`` says otherwise. A store gets blocks of
+        rungs; memory holds a few of them, however many rungs there are.
 
     Returns
     -------
     Dataset
-        dims (step, sample, channel, y, x): `latent`, `nfe`, `rows` (0), `mean`, `std`, `shift`, `scale`.
+        dims (step, sample, channel, y, x): `latent`, `nfe`, `rows` (0), `mean`, `std`, `shift`, `scale`; in
+        model space, ``tk.in_space`` converts.
 
     Raises
     ------
@@ -75,28 +87,123 @@ def ladder(model: Any, latent: Any, *, schedule: str = "normal", steps: int = 20
         raise unknown("coupling", coupling, COUPLINGS, 'tk.ladder(model, latent, coupling="{}")')
     every = inputs.whole("every", every, 1, None, f"{call}, every=1)")
     seed = inputs.whole("seed", seed, -(2**63), None, "seed=0")
-    x = inputs.latent(as_model(model), latent)
-    steps = inputs.whole("steps", steps, 1, None, f"{call}, steps=20)")
+    x = inputs.latent(as_model(model), latent).cpu()  # the noise is drawn there, and the result is kept there
+    if sigmas is None:
+        steps = inputs.whole("steps", steps, 1, None, f"{call}, steps=20)")
+        falling, lowest = inputs.falling(
+            model.levels, schedule, steps, "euler", start_at_step, end_at_step, call
+        )
+        below = inputs.falling(model.levels, schedule, steps, "euler", 0, None, call)[0][::-1][:lowest]
+        rising = falling[::-1]
+    else:
+        if start_at_step or end_at_step is not None:
+            why = "a part of a schedule; cut `sigmas` yourself"
+            raise bad("start_at_step", (start_at_step, end_at_step), why, f"{call}, sigmas=sigmas[2:])")
+        rising, below = inputs.grid(sigmas, True, model.path), []
+        schedule, steps, lowest = "given", len(rising) - 1, 0
+    picked = [*range(0, len(rising) - 1, every), len(rising) - 1]
+    levels = [rising[k] for k in picked]
+    given = None if noise is None else _given(noise, (len(levels), *x.shape), call)
     # a rung is keyed by its place in the whole schedule, counted from the clean end
-    falling, lowest = inputs.falling(model.levels, schedule, steps, "euler", start_at_step, end_at_step, call)
-    picked = [*range(0, len(falling) - 1, every), len(falling) - 1]
-    levels = [falling[len(falling) - 1 - k] for k in picked]
-    given = None if noise is None else inputs.tensor("noise", noise, f"{call}, noise=None)")
-    if given is not None and tuple(given.shape) != (len(levels), *x.shape):
-        wanted = f"of the size of the result, {(len(levels), *x.shape)}"
-        raise bad("noise", tuple(given.shape), wanted, f"{call}, noise=None)")
-    if given is not None and not bool(torch.isfinite(given).all()):
-        raise bad("noise", "NaN or Inf in it", "finite numbers, unit normal", f"{call}, noise=None)")
-    keyed, uncalled = Keyed(seed, x.shape, x.dtype, x.device, rungs=lowest + len(falling)), _Uncalled(model)
-    attrs = provenance(uncalled, kind="ladder", coupling=coupling if noise is None else "given",
+    keyed = Keyed(seed, x.shape, torch.float32, rungs=lowest + len(rising))
+    rungs = Rungs(coupling, keyed, [model.path.rho(s) for s in (*below, *rising)])
+
+    def draw(row: int, out: torch.Tensor) -> None:
+        if given is None:
+            rungs.fill(out, lowest + picked[row])
+        else:
+            out.copy_(given[row])
+
+    uncalled = _Uncalled(model)
+    attrs = provenance(uncalled, kind="ladder", coupling=coupling if given is None else "given",
                        schedule=schedule, steps=steps, direction="up", seed=seed, normalize=mode)  # fmt: skip
     names = ["latent", "shift", "scale"]
-    with Recorder(save, uncalled, levels, x.shape, attrs, names, "float32").guard() as record:
-        for row, k in enumerate(bar(picked, len(picked), f"ladder, {coupling}", progress)):
-            unit = coupled(coupling, keyed, lowest + k) if given is None else given[row].to(x)
-            state = model.path.mix(x, unit, levels[row])
-            shift, scale = shift_and_scale(as_numpy(state), mode)
-            record.put("shift", row, shift)
-            record.put("scale", row, scale)
-            record.state(row, state)
+    with Recorder(save, uncalled, levels, x.shape, attrs, names, "float32", blocks=True,
+                  inputs={"latent": x, "noise": given, "sigmas": levels}).guard() as record:  # fmt: skip
+        if record.complete:
+            return record.opened()
+        mixer = _Mixer(model.path, x, levels, record.dtype)
+        for first, end in bar(*_blocks(record), f"ladder, {coupling}", progress):
+            latent, mean, std = mixer.rungs(first, end, record.block(first, end), draw)
+            shift, scale = from_moments(mean, std, x[0, 0].numel(), mode)
+            record.rungs(first, latent, mean=mean, std=std, shift=shift, scale=scale)
+            if mixer.stopped is not None:
+                raise mixer.stopped
         return record.finish()
+
+
+def _given(noise: Any, shape: tuple[int, ...], call: str) -> torch.Tensor:
+    """The user's noise, of the size of the result."""
+    given = inputs.tensor("noise", noise, f"{call}, noise=None)")
+    if tuple(given.shape) != shape:
+        raise bad("noise", tuple(given.shape), f"of the size of the result, {shape}", f"{call}, noise=None)")
+    if not bool(torch.isfinite(given).all()):
+        raise bad("noise", "NaN or Inf in it", "finite numbers, unit normal", f"{call}, noise=None)")
+    return given
+
+
+def _blocks(record: Recorder) -> tuple[list[tuple[int, int]], int]:
+    """First and last row + 1 of each block that is not written yet, and how many there are."""
+    rows, first, found = record.sink.block, record.newest + 1, []
+    while first < record.count:
+        found.append((first, min(first - first % rows + rows, record.count)))
+        first = found[-1][1]
+    return found, len(found)
+
+
+class _Mixer:
+    """Rungs made in place: noise is drawn where the rung will stand, then scaled, then the image is added.
+
+    A few rungs at a time, as many as the processor's cache holds, so that drawing, mixing and measuring cost
+    one way to the memory together.
+    """
+
+    def __init__(self, path: Any, x: torch.Tensor, levels: Sequence[float], dtype: np.dtype):
+        kind = torch.float64 if dtype == np.float64 else torch.float32  # float16 is rounded to at the end
+        column = torch.tensor(levels, dtype=torch.float64)[:, None, None, None, None]
+        self.sigma, self.alpha = column.to(kind), path.alpha(column).to(kind)
+        self.x = x.to(kind)
+        self.few = max(1, CACHED // (x.numel() * self.x.element_size()))
+        self.ones = np.ones(x[0, 0].numel())
+        self.stopped: BaseException | None = None
+
+    def rungs(self, first: int, end: int, out: np.ndarray, draw: Callable) -> tuple[np.ndarray, ...]:
+        """Rows first..end into `out` (step, sample, channel, y, x), mean and std (step, sample, channel).
+
+        As many as were drawn, where something stops it: `stopped` says what.
+        """
+        mean, std = np.empty((2, *out.shape[:3]))
+        for a in range(first, end, self.few):
+            b = min(a + self.few, end)
+            part = slice(a - first, b - first)
+            in_place = out.dtype == self.x.numpy().dtype
+            rungs = torch.from_numpy(out[part]) if in_place else torch.empty(out[part].shape)
+            try:
+                for row in range(a, b):
+                    draw(row, rungs[row - a])
+            except BaseException as exc:  # Ctrl-C above all: what was drawn is kept
+                self.stopped, b = exc, row
+                part, rungs = slice(a - first, b - first), rungs[: b - a]
+            rungs.mul_(self.sigma[a:b]).addcmul_(self.x, self.alpha[a:b])
+            mean[part], std[part] = self._moments(rungs.numpy())
+            if not in_place:
+                out[part] = rungs.numpy()
+            if self.stopped is not None:
+                end = b
+                break
+        out, mean, std = out[: end - first], mean[: end - first], std[: end - first]
+        if not np.isfinite(std).all():
+            row = first + int(np.argwhere(~np.isfinite(std))[0][0])
+            raise FloatingPointError(
+                f"NaN or Inf in the state at rung {row}, sigma {float(self.sigma[row]):.6g}"
+            )
+        return out, mean, std
+
+    def _moments(self, rungs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and population std in float64, by two dot products: a third of the time of `moments`."""
+        flat, count = rungs.reshape(-1, len(self.ones)).astype(np.float64, copy=False), len(self.ones)
+        mean, square = np.vecdot(flat, self.ones) / count, np.vecdot(flat, flat) / count
+        variance = square - mean * mean
+        for k in np.flatnonzero(variance < CANCELS * square):  # most digits of the difference are gone
+            variance[k] = np.square(flat[k] - flat[k].mean()).mean()
+        return mean.reshape(rungs.shape[:3]), np.sqrt(variance).reshape(rungs.shape[:3])

@@ -7,22 +7,29 @@ device, then cast; it depends on no batch size, chunking, device or number of ru
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import torch
 
-from .errors import bad, unknown
+from .errors import bad
 
 SAMPLES, RUNGS, DRAWS = 16_384, 65_536, 4
 START = 3  # draw 3 of rung 0 is the start noise of a run
 
-COUPLINGS = ("independent", "shared")
+COUPLINGS = ("independent", "shared", "markov")
+
+
+@lru_cache(maxsize=64)
+def _root(seed: int) -> int:
+    """The first 4 bytes of SHA-256 of the seed's decimal text."""
+    return int.from_bytes(hashlib.sha256(str(seed).encode()).digest()[:4], "big")
 
 
 def key(seed: int, sample: int, rung: int, draw: int = 0) -> int:
     """The 32-bit key of one draw of one sample at one rung."""
-    h = int.from_bytes(hashlib.sha256(str(seed).encode()).digest()[:4], "big")
-    return (h + ((sample * DRAWS + draw) << 16) + rung) % 2**32
+    return (_root(seed) + ((sample * DRAWS + draw) << 16) + rung) % 2**32
 
 
 class Keyed:
@@ -71,11 +78,16 @@ class Keyed:
                 f"below {RUNGS} and draw below {DRAWS}: keys would repeat",
                 "steps=65535",
             )
-        out = torch.empty(self.shape, dtype=torch.float32)
+        out = self.fill(torch.empty(self.shape, dtype=torch.float32), rung, draw)
+        return out.to(dtype=self.dtype, device=self.device)
+
+    def fill(self, out: torch.Tensor, rung: int, draw: int = 0) -> torch.Tensor:
+        """The same noise, drawn into `out`, on the CPU: in float32 a ladder has no second copy of it."""
+        drawn = out if out.dtype == torch.float32 else torch.empty(self.shape, dtype=torch.float32)
         for sample in range(self.shape[0]):
             self._generator.manual_seed(key(self.seed, sample, rung, draw))
-            torch.randn(self.shape[1:], generator=self._generator, out=out[sample])
-        return out.to(dtype=self.dtype, device=self.device)
+            drawn[sample].normal_(generator=self._generator)
+        return out if drawn is out else out.copy_(drawn)
 
     def start(self) -> torch.Tensor:
         """The start noise of the run."""
@@ -117,11 +129,52 @@ def bound(noise):
     return noise if hasattr(noise, "at") else Plain(noise)
 
 
-def coupled(coupling: str, noise: Keyed, rung: int) -> torch.Tensor:
-    """Unit noise of a ladder's rung: its own draw (independent), or the start noise at every rung (shared).
+class Rungs:
+    """Unit noise of a ladder's rungs, drawn into what is handed in, on the CPU.
 
-    Raises ValueError for an unknown coupling.
+    independent: each rung its own draw. shared: the start noise of the run at all. markov: what is there at a
+    rung stays, and fresh noise comes on top, as the forward process has it,
+
+        n_k = (rho_{k-1} n_{k-1} + sqrt(rho_k^2 - rho_{k-1}^2) z_k)/rho_k,   rho = sigma/alpha
+
+    so that corr(n_j, n_k) = rho_j/rho_k, j < k, through all rungs below k, those that are not kept too.
+
+    Parameters
+    ----------
+    coupling : one of `COUPLINGS`
+    noise : Keyed
+    rhos : sequence of float
+        sigma/alpha of every rung of the schedule, rising from the clean end.
     """
-    if coupling not in COUPLINGS:
-        raise unknown("coupling", coupling, COUPLINGS, 'tk.ladder(model, latent, coupling="{}")')
-    return noise.draw(rung) if coupling == "independent" else noise.start()
+
+    def __init__(self, coupling: str, noise: Keyed, rhos: Sequence[float]):
+        self.coupling, self.noise, self.rhos = coupling, noise, rhos
+        self._rung, self._unit = -1, None  # the newest of a Markov chain, float64: 10,000 roundings add up
+        self._drawn = torch.empty(noise.shape, dtype=torch.float32)
+
+    def fill(self, out: torch.Tensor, rung: int) -> None:
+        """The noise of one rung, into `out` (sample, channel, y, x)."""
+        if self.coupling == "independent":
+            self.noise.fill(out, rung)
+        elif self.coupling == "shared":
+            if self._unit is None:
+                self._unit = self.noise.start().to(dtype=torch.float32, device="cpu")
+            out.copy_(self._unit)
+        else:
+            if rung < self._rung:  # the chain begins again
+                self._rung, self._unit = -1, None
+            for k in range(self._rung + 1, rung + 1):
+                self._climb(k)
+            self._rung = rung
+            out.copy_(self._unit)
+
+    def _climb(self, k: int) -> None:
+        """The chain from rung k - 1 to rung k."""
+        fresh = self.noise.fill(self._drawn, k).double()
+        if self._unit is None:
+            self._unit = fresh
+            return
+        low, high = self.rhos[k - 1], self.rhos[k]
+        # equal levels share their noise; where nothing of the signal is left (infinite), nothing of it stays
+        kept = 1.0 if low == high else 0.0 if math.isinf(high) else low / high
+        self._unit.mul_(kept).add_(fresh, alpha=math.sqrt(1.0 - kept * kept))

@@ -4,29 +4,23 @@ One function a strategy, ``(Run) -> the state at the top``; `PASSES` is their ta
 starts from are rounded first, where rows are kept in a lower dtype: what is read back is what was recorded.
 """
 
-import hashlib
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
-from .implicit import Fixed, defect_correction
+from .implicit import Fixed, Sweeps, defect_correction
 from .inverse import Extracting, Recording, frozen
 from .loop import steps as walk
 from .noise import START, Keyed
-from .record import Recorder, as_numpy
+from .record import Recorder, as_numpy, digest
 from .solvers import Solver
+from .walks import Ladder, Walk, bar
 
 SOLVED = 1e-9  # relative residual above which an implicit inverse has not done what it promises
-
-
-def bar(hops: Iterable, total: int | None, label: str, progress: bool) -> Iterable:
-    """`hops` with a progress bar, in notebook and terminal."""
-    return tqdm(hops, total=total, desc=label, leave=False, disable=not progress)
 
 
 def stored(x: torch.Tensor, dtype: Any) -> torch.Tensor:
@@ -34,11 +28,6 @@ def stored(x: torch.Tensor, dtype: Any) -> torch.Tensor:
     if dtype is None:
         return x
     return torch.from_numpy(as_numpy(x).astype(np.dtype(dtype)).astype(np.float64)).to(x.device)
-
-
-def digest(x: torch.Tensor) -> str:
-    """A short name of the exact bits of a state."""
-    return hashlib.sha256(np.ascontiguousarray(as_numpy(x)).tobytes()).hexdigest()[:16]
 
 
 @dataclass
@@ -73,25 +62,24 @@ class Run:
     def top(self) -> int:
         return len(self.levels) - 1
 
-    def opened(self) -> list[torch.Tensor]:
-        """The states up to the lowest positive level, recorded: the image, and alpha x, the hop from 0."""
+    def opened(self, ladder: Ladder | None = None) -> torch.Tensor:
+        """The state at the lowest positive level, alpha x; recorded, as is the image that it hops from."""
         low = self.denoiser.path.alpha(self.levels[self.bottom]) * self.x
-        states = [self.x, low] if self.bottom else [low]
-        for row, state in enumerate(states):
+        for row, state in enumerate([self.x, low] if self.bottom else [low]):
             self.record.state(row, state)
-        return states
+            if ladder is not None:
+                ladder[row] = state
+        return low
 
-    def falling(self, solver: Any, x: torch.Tensor, label: str, past: tuple = (), start: int = 0) -> Iterable:
+    def falling(self, solver: Any, x: torch.Tensor, label: str) -> Walk:
         """The steps of a solver from the top down to the lowest positive level."""
-        stop = self.top - self.bottom
-        hops = walk(self.denoiser, solver, x, self.levels[::-1], noise=self.noise, past=past, start=start,
-                    stop=stop)  # fmt: skip
-        return bar(hops, stop - start, f"{label}, {self.solver.name}", self.progress)
+        return Walk(self.record, self.denoiser, solver, x, self.levels[::-1], f"{label}, {self.solver.name}",
+                    self.progress, noise=self.noise, stop=self.top - self.bottom)  # fmt: skip
 
 
 def reverse(run: Run) -> torch.Tensor:
     """The solver's own formula, run upwards."""
-    return _climb(run, run.solver)[-1]
+    return _climb(run, run.solver)
 
 
 def algebraic(run: Run) -> torch.Tensor:
@@ -101,40 +89,49 @@ def algebraic(run: Run) -> torch.Tensor:
         run.record.put("aux", row, step.seen.aux if run.solver.pair else step.x)
         run.record.put("aux_gap", row, _pair_gap(step) if run.solver.pair else _gap(step))
 
-    return _climb(run, run.solver, second)[-1]
+    return _climb(run, run.solver, second)
 
 
 def offsets(run: Run) -> torch.Tensor:
     """A ladder, then the recording pass down it."""
-    return _recorded(run, Recording, _climb(run, run.solver if run.solver.adaptive else run.via, keep=True))
+    ladder = Ladder(run.record, run.x.device)
+    _climb(run, run.solver if run.solver.adaptive else run.via, ladder=ladder)
+    return _recorded(run, Recording, ladder)
 
 
 def noise(run: Run) -> torch.Tensor:
     """A ladder of noise, or of the ODE, then the pass down it that extracts what the solver needed."""
-    states = _climb(run, run.via, keep=True) if run.coupling == "ode" else _noised(run)
-    return _recorded(run, Extracting, states)
+    ladder = Ladder(run.record, run.x.device)
+    if run.coupling == "ode":
+        _climb(run, run.via, ladder=ladder)
+    else:
+        _noised(run, ladder)
+    return _recorded(run, Extracting, ladder)
 
 
 def fixed_point(run: Run) -> torch.Tensor:
     """Each step down solved for its start, row by row upwards."""
-    x, top, worst = run.opened()[-1], run.top, 0.0
+    x, top, begun = run.opened(), run.top, run.record.begin()
+    first, worst = run.bottom + 1, 0.0
+    if begun.x is not None:
+        x, first, worst = begun.x, begun.i, begun.more["worst"]
     solving = Fixed(frozen(run.solver, run.hops), run.via, run.levels[::-1])
-    for row in bar(
-        range(run.bottom + 1, top + 1), top - run.bottom, f"fixed point, {run.solver.name}", run.progress
-    ):
+    label = f"fixed point, {run.solver.name}"
+    for row in bar(range(first, top + 1), top, label, run.progress, first):
         x, x0, residual, iterations = solving.up(run.denoiser, x, top - row)
         run.record.put("residual", row, residual)
         run.record.put("iterations", row, iterations)
         run.record.opinion(row, x0)
         run.record.state(row, x)
         worst = max(worst, float(residual.max()))
+        run.record.mark(row + 1, x, worst=worst)
     _warn_unsolved(run, worst, "the steps were solved to a residual of")
     return x
 
 
 def defect(run: Run) -> torch.Tensor:
     """A climb, then sweeps that correct it by what its sample misses; rows are those of the best sample."""
-    low, solver, levels = run.opened()[-1], frozen(run.solver, run.hops), run.levels
+    low, solver, levels = run.opened(), frozen(run.solver, run.hops), run.levels
 
     def climb(x: torch.Tensor) -> torch.Tensor:
         for step in walk(run.denoiser, run.via, x, levels[run.bottom :]):
@@ -142,14 +139,19 @@ def defect(run: Run) -> torch.Tensor:
         return x
 
     def fall(y: torch.Tensor) -> torch.Tensor:
-        for step in run.falling(solver, y, "defect"):
+        down = walk(run.denoiser, solver, y, levels[::-1], stop=run.top - run.bottom)
+        for step in bar(down, run.top - run.bottom, f"defect, {solver.name}", run.progress):
             y = step.x_next
         return y
 
-    top, history = defect_correction(climb, fall, low)
+    begun = run.record.begin()
+    sweeps = None
+    for sweeps in defect_correction(climb, fall, low, Sweeps(**begun.more) if begun.more else None):
+        run.record.mark(len(sweeps.errors), sweeps.y, **vars(sweeps))
+    top, history = sweeps.best, torch.stack(sweeps.errors)
     run.extra["sweep_error"] = (("sweep", "sample"), as_numpy(history))
     kept = {run.top: (top, None)}
-    for step in run.falling(solver, top, "rows of the best sweep"):
+    for step in walk(run.denoiser, solver, top, levels[::-1], stop=run.top - run.bottom):
         row = run.top - step.span.i
         kept[row] = (step.x, step.seen.x0)
     for row in range(run.bottom + 1, run.top + 1):
@@ -173,34 +175,33 @@ NEEDS = {
 
 
 def _climb(run: Run, solver: Solver, also: Callable[[Any, int], None] | None = None,
-           keep: bool = False) -> list[torch.Tensor]:  # fmt: skip
-    """Upwards through all rows; the states by row, or the last one alone."""
-    record, first, states = run.record, run.bottom, run.opened()
-    low = states[-1]
+           ladder: Ladder | None = None) -> torch.Tensor:  # fmt: skip
+    """Upwards through all rows, which `ladder` keeps; the state at the top."""
+    record, first = run.record, run.bottom
+    low = run.opened(ladder)
     adaptive = solver.adaptive is not None
     # one that chooses its levels knows the ends alone, and says where it stands
     levels = [run.levels[first], run.highest] if adaptive else run.levels[first:]
     solver = solver if adaptive else frozen(solver, run.hops)
-    hops = walk(run.denoiser, solver, low, levels)
-    for step in bar(hops, None if adaptive else len(levels) - 1, f"unsample, {solver.name}", run.progress):
+    climb = Walk(record, run.denoiser, solver, low, levels, f"unsample, {solver.name}", run.progress)
+    for step in climb:
         row = step.span.i + 1 + first
         record.hop(step, row - 1, row)
         if also is not None:
             also(step, row)
-        if not keep:
-            states.clear()
-        states.append(step.x_next)
-    return states
+        if ladder is not None:
+            ladder[row] = step.x_next
+    return climb.x
 
 
-def _noised(run: Run) -> list[torch.Tensor]:
+def _noised(run: Run, ladder: Ladder) -> None:
     """Rows of the image with noise, L_i = r L_N + sqrt(sigma_i^2 - (r sigma_N)^2) n_i, r = alpha_i/alpha_N.
 
     So the lowest one is exactly alpha x; the noise is coupled from rung to rung, and is 0 where a mask keeps
-    the image.
+    the image. It asks no model, so a run that goes on makes it again.
     """
-    record, states, path = run.record, run.opened(), run.denoiser.path
-    low = states[-1]
+    record, low, path = run.record, run.opened(ladder), run.denoiser.path
+    record.begin()
     floor, unit, previous = run.levels[run.bottom], None, 0.0
     for row in range(run.bottom + 1, run.top + 1):
         sigma = run.levels[row]
@@ -214,41 +215,48 @@ def _noised(run: Run) -> list[torch.Tensor]:
         unit, previous = drawn, amount / path.alpha(sigma) if path.alpha(sigma) > 0 else 0.0
         state = shrink * low + amount * (unit if run.mask is None else run.mask * unit)
         record.state(row, state)
-        states.append(state)
-    return states
+        ladder[row] = state
 
 
-def _recorded(run: Run, kind: type[Recording], states: list[torch.Tensor]) -> torch.Tensor:
-    """The recording pass down a ladder, its states by row; fills what it records, counters and opinions."""
-    record, denoiser, top, extracting = run.record, run.denoiser, states[-1], kind is Extracting
-    recording = kind(frozen(run.solver, run.hops), lambda i: states[run.top - i])
+def _recorded(run: Run, kind: type[Recording], ladder: Ladder) -> torch.Tensor:
+    """The recording pass down a ladder: what it records, counters, opinions; the state at the top."""
+    record, denoiser, extracting = run.record, run.denoiser, kind is Extracting
+    record.flush()
     record.phase = ", in the pass that records what the solver needs"
-    start = stored(top, record.dtype)
-    calls, rows = np.zeros(run.top + 1, np.int64), np.zeros(run.top + 1, np.int64)
-    before, x, above, draws = (denoiser.calls, denoiser.rows), start, None, 0
+    top = ladder[run.top]
+    record.last(top)
+    recording = kind(frozen(run.solver, run.hops), lambda i: ladder[run.top - i])
     for name in NEEDS["noise" if extracting else "offsets"]:
         for row in range(run.bottom + 1):
             record.put(name, row, 0.0)
-    for step in run.falling(recording, start, "recording"):
-        row, info, x = run.top - step.span.i, step.seen.info, step.x_next
-        record.check(row, x)
+    down = run.falling(recording, stored(top, record.dtype), "recording")
+    if not down.more:  # what the climb has cost until each row, and what each hop down costs
+        nfe, rows = (torch.from_numpy(values) for values in record.counts())
+        down.more = {"nfe": nfe, "rows": rows, "calls": torch.zeros_like(nfe),
+                     "network": torch.zeros_like(rows), "draws": 0, "above": None}  # fmt: skip
+    more, before = down.more, (denoiser.calls, denoiser.rows)
+    for step in down:
+        row, info = run.top - step.span.i, step.seen.info
+        record.check(row, step.x_next)
         if "offset" in info:
             record.zeros("offset", "offset_norm")
             record.put("offset", row, info["offset"])
             record.put("offset_norm", row, info["offset_norm"])
         if extracting:
             z = info.get("noise")
-            draws = max(draws, info.get("noise_draws", 0))
-            _put_noise(record, row, z, info.get("noise_scale", 0.0), above)
-            above = z
-        calls[row], rows[row] = denoiser.calls - before[0], denoiser.rows - before[1]
+            more["draws"] = max(more["draws"], info.get("noise_draws", 0))
+            _put_noise(record, row, z, info.get("noise_scale", 0.0), more["above"])
+            more["above"] = z
+        more["calls"][row], more["network"][row] = denoiser.calls - before[0], denoiser.rows - before[1]
         before = (denoiser.calls, denoiser.rows)
         if row == run.top or extracting:
             record.opinion(row, step.seen.x0)
-    record.add_counts(calls.cumsum(), rows.cumsum())
-    run.attrs["lands_on"] = digest(x)
+    record.count_all(
+        (more["nfe"] + more["calls"].cumsum(0)).numpy(), (more["rows"] + more["network"].cumsum(0)).numpy()
+    )
+    run.attrs["lands_on"] = digest(down.x)
     if extracting:
-        run.attrs["noise_draws"] = draws
+        run.attrs["noise_draws"] = more["draws"]
     return top
 
 

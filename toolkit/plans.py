@@ -64,6 +64,7 @@ class Plan:
     mask: torch.Tensor | None = None
     pinned: torch.Tensor | None = None
     pinned_noise: torch.Tensor | None = None
+    image: Any = None  # what the run that is replayed began with
 
     noise: Keyed = field(init=False)
 
@@ -82,6 +83,11 @@ class Plan:
     def hops(self) -> int:
         """Of the grid asked for."""
         return len(self.asked) - 1
+
+    def inputs(self) -> dict[str, Any]:
+        """The arrays that this run is made of."""
+        return {"state": self.x, "mask": self.mask, "pinned": self.pinned, "noise": self.pinned_noise,
+                "sigmas": self.asked, "image": self.image}  # fmt: skip
 
 
 def replay(ds: xr.Dataset, model: Any, asked: Asked) -> Plan:
@@ -112,6 +118,7 @@ def replay(ds: xr.Dataset, model: Any, asked: Asked) -> Plan:
     plan = Plan(solver, levels, tensor(top), **bound, seed=facts["seed"],
                 schedule=facts["schedule"], kind="unsample",
                 inverse=inverse if same else "reverse")  # fmt: skip
+    plan.image = latent[0].values
     plan.edited = [name for name, value in bound.items() if inputs.plain(value) != facts[name]]
     plan.edited += ["solver"] * (not same)
     plan.edited += ["model"] * (facts["fingerprint"] != getattr(model, "fingerprint", None))

@@ -1,16 +1,15 @@
-"""Steps become a labelled Dataset: in memory, or streamed row by row into a Zarr store.
+"""Steps become a labelled Dataset: in memory, or streamed into a Zarr store that a run can be gone on with.
 
-The store gets its template first (coordinates and attributes), then the data, then the `written` flag of the
-row, so it opens at any moment; until the run ends, and whenever it does not end well, ``attrs["stopped"]``
-says so.
+Until a run ends, and whenever it does not end well, ``attrs["stopped"]`` says so.
 """
 
+import hashlib
 import importlib.metadata
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path as FilePath
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,14 +17,15 @@ import torch
 import xarray as xr
 
 from . import __version__
-from .dataset import VARIABLES, Save, attributes, label, latent_coordinates, moments, rung_coordinates
-from .dataset import open as open_store
+from .bookmarks import Bookmark
+from .dataset import LATENT, VARIABLES, Save, label, latent_coordinates, moments, rung_coordinates
 from .errors import bad
 from .inputs import plain
+from .memory import Memory, as_numpy
+from .reading import open as open_store
+from .store import RUNG, Store
 
-UNFINISHED = "unfinished: the process ended, or is still running"
-FILL = {"f": math.nan, "i": 0, "b": False}
-RUNG = ("step", "sigma", "timestep", "alpha", "log_snr")  # coordinates with a value a row
+BLOCK = 8 * 2**20  # bytes of a ladder that are made, and written, at a time
 
 
 def provenance(denoiser: Any, **facts: Any) -> dict[str, Any]:
@@ -54,86 +54,9 @@ def versions() -> dict[str, str]:
     return {"toolkit": __version__, "torch": torch.__version__, "diffusers": diffusers}
 
 
-def as_numpy(x: Any) -> np.ndarray:
-    """A tensor (or anything array-like) on the host."""
-    return x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)
-
-
-class _Memory:
-    """Rows in preallocated arrays."""
-
-    def __init__(self) -> None:
-        self.arrays: dict[str, np.ndarray] = {}
-        self.rowed: set[str] = set()  # those with a row a step
-
-    def create(self, name: str, dims: Sequence[str], shape: Sequence[int], dtype: np.dtype) -> None:
-        self.arrays[name] = np.full(shape, FILL[dtype.kind], dtype)
-        if dims[0] == "step":
-            self.rowed.add(name)
-
-    def resize(self, rows: int) -> None:
-        """Room for more rows."""
-        for name in self.rowed:
-            old = self.arrays[name]
-            self.arrays[name] = np.full((rows, *old.shape[1:]), FILL[old.dtype.kind], old.dtype)
-            self.arrays[name][: len(old)] = old
-
-    def level(self, row: int, coordinates: Mapping[str, Any]) -> None:
-        """Nothing to write: coordinates are made at the end."""
-
-    def flag(self, row: int) -> None:
-        """Nothing to flag: memory does not outlive the run."""
-
-
-class _Store:
-    """Rows in a Zarr group, one plain chunk a rung, no compressor: noise does not compress."""
-
-    def __init__(self, path: Any, coordinates: Mapping, attrs: Mapping) -> None:
-        import zarr
-
-        folder = FilePath(path)
-        line = f'tk.Save(store="{folder.with_name(folder.stem + "-2" + folder.suffix)}")'
-        if folder.exists():
-            why = "there is something of that name already, and nothing is overwritten"
-            raise bad("store", str(path), why, line)
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            empty = xr.Dataset(coords=dict(coordinates), attrs={**attrs, "stopped": UNFINISHED})
-            empty.to_zarr(folder, mode="w-", zarr_format=3, consolidated=False)
-        except OSError as exc:
-            line = 'tk.Save(store="run.zarr")'
-            raise bad("store", str(path), f"cannot be written ({exc})", line, type(exc)) from exc
-        self.group = zarr.open_group(folder, mode="r+")
-        self.arrays: dict[str, Any] = {}
-        self.rowed: set[str] = set()
-        steps = len(coordinates["step"][1])
-        self.create("written", ("step",), (steps,), np.dtype(bool))
-
-    def create(self, name: str, dims: Sequence[str], shape: Sequence[int], dtype: np.dtype) -> None:
-        chunks = (1, *shape[1:]) if len(shape) > 3 and dims[0] == "step" else tuple(shape)
-        fill, told = FILL.get(dtype.kind, False), attributes(name)
-        self.arrays[name] = self.group.create_array(
-            name, shape=shape, chunks=chunks, dtype=dtype, compressors=None, fill_value=fill,
-            dimension_names=dims, attributes=told,
-        )  # fmt: skip
-        if dims[0] == "step":
-            self.rowed.add(name)
-
-    def resize(self, rows: int) -> None:
-        """Room for more rows."""
-        for name in [*self.rowed, *RUNG]:
-            array = self.group[name]
-            array.resize((rows, *array.shape[1:]))
-        self.arrays |= {name: self.group[name] for name in self.rowed}
-
-    def level(self, row: int, coordinates: Mapping[str, Any]) -> None:
-        """The coordinates of a row that was added."""
-        for name in RUNG:
-            self.group[name][row] = coordinates[name][1][-1]
-
-    def flag(self, row: int) -> None:
-        """The row is all there."""
-        self.arrays["written"][row] = True
+def digest(x: Any) -> str | None:
+    """A short name of the exact bits of an array; None for none."""
+    return None if x is None else hashlib.sha256(np.ascontiguousarray(as_numpy(x)).tobytes()).hexdigest()[:16]
 
 
 class Recorder:
@@ -152,15 +75,23 @@ class Recorder:
     variables : names of `dataset.VARIABLES` to make room for, beside the counters and the moments.
     dtype : default of latent and denoised.
     growing : whether rows are added as the run goes, by `grow`.
+    blocks : whether rows come many at a time, by `rungs`.
+    inputs : arrays (or None) that the run was handed: another call with the same ones goes on with a store.
+    device : where the states of a run that is gone on with belong.
     """
 
     def __init__(self, save: Save, denoiser: Any, sigmas: Sequence[float], shape: Sequence[int],
                  attrs: Mapping, variables: Sequence[str] = ("latent", "denoised"),
-                 dtype: str = "float64", growing: bool = False):  # fmt: skip
+                 dtype: str = "float64", growing: bool = False, blocks: bool = False,
+                 inputs: Mapping = MappingProxyType({}), device: Any = "cpu"):  # fmt: skip
         self.save, self.denoiser, self.sigmas, self.attrs = save, denoiser, list(sigmas), dict(attrs)
-        self.room, self.newest = len(self.sigmas), -1
-        self.growing = growing
-        self._unkept: dict[str, np.ndarray] = {}  # the newest row of a run whose last row is not known
+        self.room, self.newest, self.growing, self.stored = (
+            len(self.sigmas),
+            -1,
+            growing,
+            save.store is not None,
+        )
+        self._unkept: torch.Tensor | None = None  # the newest row of a run whose last row is not known
         self.solver = attrs.get("solver", attrs["kind"])
         self.sizes = dict(zip(("step", "sample", "channel", "y", "x"), (self.room, *shape), strict=True))
         rungs = rung_coordinates(sigmas, denoiser.levels, denoiser.path)
@@ -168,16 +99,76 @@ class Recorder:
         self.dtype = np.dtype(save.dtype or dtype)
         self.phase = ""  # what pass over the rows this is, for messages
         self._own: dict[str, tuple[str, ...]] = {}
-        self.sink = _Store(save.store, self.coordinates, self.attrs) if save.store is not None else _Memory()
-        for name in variables:
-            if name not in ("latent", "denoised") or save.keeps(name):
-                self.make(name)
-        for name in ("nfe", "rows", "mean", "std"):
-            self.make(name)
+        self._turn, self._spent = 0, (0, 0)  # passes begun; calls and rows of an earlier process
         # all rows at once cost a tenth of one by one; only where every row is there at the end
-        self._moments_last = isinstance(self.sink, _Memory) and save.every == 1 and save.keeps("latent")
+        last = save.every == 1 and save.keeps("latent") and not blocks
+        names = {name: digest(value) for name, value in inputs.items()} if self.stored else {}
+        block = max(1, min(BLOCK // (math.prod(shape) * self.dtype.itemsize), self.room)) if blocks else 0
+        self.sink = (Store(save, self.coordinates, self.attrs, names, growing, block) if self.stored
+                     else Memory(last, block))  # fmt: skip
+        try:
+            self._open(variables, device)
+        except BaseException:
+            self.sink.close()
+            raise
 
-    def make(self, name: str, dims: Sequence[str] | None = None, shape: Sequence[int] | None = None) -> None:
+    def _open(self, variables: Sequence[str], device: Any) -> None:
+        """Room for the variables, and the bookmark of a run that is gone on with."""
+        if not self.complete:
+            for name in [*variables, "nfe", "rows", "mean", "std"]:
+                if name not in ("latent", "denoised") or self.save.keeps(name):
+                    self.make(name)
+        self._begun: Bookmark | None = self.sink.publish(device)
+        self.newest = self.sink.flagged - 1
+        # the last row of a run that stopped is there, kept or not; it is no longer the last when that goes on
+        self._lent = self.newest if self.newest >= 0 and not self._keeps(self.newest) else None
+        if self.growing and self.newest >= 0:
+            self.sigmas = self.sink.small["sigma"][: self.newest + 1].tolist()
+
+    @property
+    def complete(self) -> bool:
+        """The store holds this run, whole, from an earlier call."""
+        return self.sink.complete
+
+    @property
+    def calls(self) -> int:
+        """Model calls of the run, those of an earlier process too."""
+        return self._spent[0] + self.denoiser.calls
+
+    @property
+    def rows(self) -> int:
+        """Network rows of the run, those of an earlier process too."""
+        return self._spent[1] + self.denoiser.rows
+
+    def begin(self) -> Bookmark:
+        """A pass over the rows begins; says where an earlier process stood in it, or that it was through."""
+        self._turn += 1
+        begun = self._begun
+        if begun is None or begun.turn < self._turn:
+            return Bookmark(self._turn)
+        if begun.turn > self._turn:
+            return Bookmark(self._turn, done=True)
+        self._spent = (begun.calls, begun.rows)
+        if self.growing and self._turn == 1:
+            self.last(begun.x)
+        return begun
+
+    def last(self, x: torch.Tensor) -> None:
+        """The state of the newest row, which is kept if it stays the last one."""
+        self._unkept = None if self._keeps(self.newest) else x
+
+    def mark(self, i: int, x: torch.Tensor, past: tuple = (), **more: Any) -> None:
+        """This is where the run stands in its pass: before hop i, at x."""
+        if self.stored:
+            self.sink.commit(Bookmark(self._turn, i, x, past, self.calls, self.rows, more))
+
+    def flush(self) -> None:
+        """Returns when all that was recorded can be read."""
+        if self.stored:
+            self.sink.flush()
+
+    def make(self, name: str, dims: Sequence[str] | None = None, shape: Sequence[int] | None = None,
+             fill: float | None = None) -> None:  # fmt: skip
         """Room for a variable: of the schema, or the user's own with its dims."""
         dims = dims or VARIABLES[name][0]
         special = {
@@ -187,7 +178,7 @@ class Recorder:
             "denoised": self.dtype,
         }
         kind = special.get(name, np.dtype("float64"))
-        self.sink.create(name, dims, shape or [self.sizes[d] for d in dims], kind)
+        self.sink.create(name, dims, shape or [self.sizes[d] for d in dims], kind, fill)
 
     @property
     def count(self) -> int:
@@ -197,19 +188,20 @@ class Recorder:
     def grow(self, sigma: float) -> None:
         """A row more, of a run whose solver chooses its levels as it goes."""
         self.sigmas.append(sigma)
-        if self.count > self.room:
+        row = self.count - 1
+        if not self.stored and self.count > self.room:
             self.room = self.sizes["step"] = max(2 * self.room, 16)
             self.sink.resize(self.room)
-        added = rung_coordinates([sigma], self.denoiser.levels, self.denoiser.path)
-        added["step"] = ("step", np.array([self.count - 1]))
-        self.sink.level(self.count - 1, added)
+        if self.stored:
+            added = rung_coordinates([sigma], self.denoiser.levels, self.denoiser.path)
+            for name in RUNG[1:]:  # the steps themselves are numbered already
+                self.sink.put(name, row, added[name][1][0])
 
     def zeros(self, *names: str) -> None:
         """Makes the variables, 0 in every row, where they are not there yet."""
         for name in names:
             if name not in self.sink.arrays:
-                self.make(name)
-                self.sink.arrays[name][...] = 0.0
+                self.make(name, fill=0.0)
 
     def _keeps(self, row: int) -> bool:
         return row % self.save.every == 0 or (row == self.count - 1 and not self.growing)
@@ -223,34 +215,50 @@ class Recorder:
     def state(self, row: int, x: torch.Tensor) -> None:
         """The state at a row; stops the run where it is not finite."""
         self.check(row, x)
-        arrays, values = self.sink.arrays, as_numpy(x)
-        self._unkept = {}
-        if "latent" in arrays:
-            if self._keeps(row):
-                arrays["latent"][row] = values
-            else:
-                self._unkept["latent"] = values
-        arrays["nfe"][row] = self.denoiser.calls
-        arrays["rows"][row] = self.denoiser.rows
-        if not self._moments_last:
-            arrays["mean"][row], arrays["std"][row] = moments(values.astype(self.dtype, copy=False))
-        self.newest = row
-        self.sink.flag(row)
+        if self._lent is not None and row > self._lent and "latent" in self.sink.arrays:
+            self.sink.put("latent", self._lent, math.nan)
+            self._lent = None
+        keep = "latent" in self.sink.arrays and self._keeps(row)
+        self._unkept = None if keep else x
+        self.sink.put("nfe", row, self.calls)
+        self.sink.put("rows", row, self.rows)
+        self.sink.state(row, x, keep, self.dtype)
+        self.newest = max(self.newest, row)
 
     def opinion(self, row: int, x0: torch.Tensor) -> None:
         """The denoiser's x0 at a row."""
         if x0 is not None and self._keeps(row) and "denoised" in self.sink.arrays:
-            self.sink.arrays["denoised"][row] = as_numpy(x0)
+            self.sink.put("denoised", row, x0)
 
     def put(self, name: str, row: int, value: Any) -> None:
         """Any other variable of the schema at a row, always kept."""
-        self.sink.arrays[name][row] = as_numpy(value)
+        self.sink.put(name, row, value)
 
-    def add_counts(self, calls: np.ndarray, rows: np.ndarray) -> None:
-        """What another pass over the rows has cost, (step,), added to the counters."""
-        for name, more in (("nfe", calls), ("rows", rows)):
-            array = self.sink.arrays[name]
-            array[: len(more)] = array[: len(more)] + more
+    def block(self, first: int, end: int) -> np.ndarray:
+        """Where rows first..end of a ladder are made: the result itself, or what a store is handed."""
+        if not self.stored and "latent" in self.sink.arrays:
+            return self.sink.arrays["latent"][first:end]
+        return np.empty((end - first, *(self.sizes[d] for d in LATENT[1:])), self.dtype)
+
+    def rungs(self, first: int, latent: np.ndarray, **small: np.ndarray) -> None:
+        """Whole rungs of a ladder from row `first`, made in `block`, with their small numbers."""
+        end = first + len(latent)
+        for row in range(first, end) if self.save.every > 1 else ():
+            if not self._keeps(row):
+                latent[row - first] = math.nan
+        none = np.zeros(len(latent), np.int64)
+        self.sink.rungs(first, latent, {**small, "nfe": none, "rows": none})
+        self.newest = end - 1
+
+    def counts(self) -> tuple[np.ndarray, np.ndarray]:
+        """The counters until now, `nfe` and `rows`, each (step,)."""
+        held = self.sink.small if self.stored else self.sink.arrays
+        return tuple(held[name][: self.count].copy() for name in ("nfe", "rows"))
+
+    def count_all(self, nfe: np.ndarray, rows: np.ndarray) -> None:
+        """The counters of all rows."""
+        self.sink.fill("nfe", nfe)
+        self.sink.fill("rows", rows)
 
     def hop(self, step: Any, row: int, to: int) -> None:
         """One Step of the loop, from `row` to `to`, which is added where the solver chose that level now."""
@@ -281,7 +289,7 @@ class Recorder:
             if name not in self._own:
                 self._own[name] = known
                 self.make(name, known, (self.room, *values.shape))
-            self.sink.arrays[name][row] = values
+            self.sink.put(name, row, values)
 
     @contextmanager
     def guard(self) -> Iterator["Recorder"]:
@@ -292,35 +300,41 @@ class Recorder:
         except BaseException as exc:
             reason = str(exc) or type(exc).__name__
             where = f"stopped at row {self.newest} of {self.count - 1}{self.phase}"
-            if self.newest >= 0:
-                exc.dataset = self.finish(stopped=f"{where}: {reason}")
-                how = f'tk.open("{self.save.store}")' if self.save.store is not None else "exc.dataset"
+            if self.newest >= 0 and not self.complete:
+                how = f'tk.open("{self.save.store}")' if self.stored else "exc.dataset"
                 note = f"{where}; what was recorded is kept: {how}"
+                try:
+                    exc.dataset = self.finish(stopped=f"{where}: {reason}")
+                except OSError:  # the disk is full, or gone: what it has, it has
+                    note = f"{where}; what was written until then is kept: {how}"
                 if isinstance(exc, (KeyboardInterrupt, FloatingPointError)):
                     exc.args = (f"{reason}: {note}" if str(exc) else note,)
                 else:
                     exc.add_note(note)
             raise
+        finally:
+            self.sink.close()
+
+    def opened(self) -> xr.Dataset:
+        """The run of a store that is whole already."""
+        return open_store(self.save.store)
 
     def finish(self, extra: Mapping[str, Any] | None = None, **attrs: Any) -> xr.Dataset:
         """The Dataset: unreached rows are left out, `extra` arrays and final attributes come in."""
         rows = slice(0, self.newest + 1)
-        for name, values in self._unkept.items():  # the last row is always there
-            self.sink.arrays[name][self.newest] = values
+        if self._unkept is not None and "latent" in self.sink.arrays:  # the last row is always there
+            self.sink.put("latent", self.newest, self._unkept)
         attrs = {**self.attrs, **plain(attrs)}
-        if isinstance(self.sink, _Memory):
-            arrays = {name: array[rows] for name, array in self.sink.arrays.items()}
-            if self._moments_last:
-                arrays["mean"], arrays["std"] = moments(arrays["latent"])
-            named = {
-                n: (self._own.get(n, VARIABLES[n][0] if n in VARIABLES else ()), a) for n, a in arrays.items()
-            }
-            data = label({**named, **(extra or {})}, {}, {})
-            rungs = rung_coordinates(self.sigmas[rows], self.denoiser.levels, self.denoiser.path)
-            return data.assign_coords(label({}, {**self.coordinates, **rungs}, {}).coords).assign_attrs(attrs)
-        for name, value in (extra or {}).items():
-            dims, array = value if isinstance(value, tuple) else (VARIABLES[name][0], value)
-            self.sink.create(name, dims, array.shape, np.asarray(array).dtype)
-            self.sink.arrays[name][...] = array
-        self.sink.group.attrs.put(attrs)
-        return open_store(self.save.store)
+        more = {n: v if isinstance(v, tuple) else (VARIABLES[n][0], v) for n, v in (extra or {}).items()}
+        if self.stored:
+            self.sink.finish(more, attrs)
+            return self.opened()
+        arrays = {name: array[rows] for name, array in self.sink.arrays.items()}
+        if self.sink.moments_last:
+            arrays["mean"], arrays["std"] = moments(arrays["latent"])
+        named = {
+            n: (self._own.get(n, VARIABLES[n][0] if n in VARIABLES else ()), a) for n, a in arrays.items()
+        }
+        data = label({**named, **more}, {}, {})
+        rungs = rung_coordinates(self.sigmas[rows], self.denoiser.levels, self.denoiser.path)
+        return data.assign_coords(label({}, {**self.coordinates, **rungs}, {}).coords).assign_attrs(attrs)

@@ -14,14 +14,14 @@ from .dataset import NORMALIZE, Save, shift_and_scale
 from .denoisers import Denoiser, as_model, guide
 from .errors import bad, unknown
 from .inverse import LADDERS, choose, climber
-from .loop import steps as walk
 from .masks import Masked
 from .noise import Keyed
-from .passes import NEEDS, PASSES, Run, bar, digest, stored
+from .passes import NEEDS, PASSES, Run, stored
 from .plans import Asked, Plan, fresh, replay
-from .record import Recorder, as_numpy, provenance
+from .record import Recorder, as_numpy, digest, provenance
 from .solvers import Solver
 from .solvers import solver as find_solver
+from .walks import Walk
 
 GUIDED = 1.5  # above this cfg the reverse of no solver returns the image: the guided flow contracts upwards
 SPREAD = 2.0  # times the std of noise, or one over it: an x_T beyond is far from noise
@@ -161,7 +161,10 @@ def unsample(model: Any, latent: Any, *, solver: str | Solver = "euler", inverse
                        **(chosen.defaults("zeta", "gamma", "p") if chosen.reversible else {}))  # fmt: skip
     growing = chosen.adaptive is not None
     with Recorder(save, denoiser, levels, x.shape, attrs, ["latent", "denoised", *NEEDS[strategy]],
-                  growing=growing).guard() as record:  # fmt: skip
+                  growing=growing, inputs={"latent": x, "mask": m, "sigmas": asked},
+                  device=x.device).guard() as record:  # fmt: skip
+        if record.complete:
+            return record.opened()
         run = Run(record, denoiser, chosen, ladder, coupling, x, hops, asked[-1], noise, progress, m)
         top = PASSES[strategy](run)
         if strategy == "reverse":
@@ -169,7 +172,7 @@ def unsample(model: Any, latent: Any, *, solver: str | Solver = "euler", inverse
         if strategy in WHOLE and record.dtype != np.float64:
             extra["top"] = as_numpy(top)  # exact only whole
         extra |= run.extra | _normal(as_numpy(stored(top, save.dtype)), mode)
-        return record.finish(extra, **run.attrs, model_calls=denoiser.calls, network_rows=denoiser.rows)
+        return record.finish(extra, **run.attrs, model_calls=record.calls, network_rows=record.rows)
 
 
 def _warn_of_spread(run: Run, top: torch.Tensor) -> None:
@@ -305,10 +308,12 @@ def sample(model: Any, start: Any = None, *, solver: str | Solver | None = None,
     attrs = provenance(denoiser, kind="sample", **_options(plan.solver), **facts, schedule=plan.schedule,
                        steps=plan.hops, direction="down", cfg=float(plan.cfg), prompt=plan.prompt,
                        negative=plan.negative, seed=plan.seed)  # fmt: skip
-    growing = plan.stepper.adaptive is not None
-    with Recorder(save, denoiser, plan.levels, plan.x.shape, attrs, growing=growing).guard() as record:
+    with Recorder(save, denoiser, plan.levels, plan.x.shape, attrs, growing=plan.stepper.adaptive is not None,
+                  inputs=plan.inputs(), device=plan.x.device).guard() as record:  # fmt: skip
+        if record.complete:
+            return record.opened()
         _descend(record, denoiser, plan, progress)
-        return record.finish(extra, model_calls=denoiser.calls, network_rows=denoiser.rows)
+        return record.finish(extra, model_calls=record.calls, network_rows=record.rows)
 
 
 def _descend(record: Recorder, denoiser: Any, plan: Plan, progress: bool) -> None:
@@ -318,15 +323,12 @@ def _descend(record: Recorder, denoiser: Any, plan: Plan, progress: bool) -> Non
     if first:  # the second state of a reversible solver is the state below: that hop is not computed
         x = plan.aux
         record.state(1, x)
-    adaptive = plan.stepper.adaptive is not None
-    stop = None if adaptive else len(plan.levels) - 1 - plan.hop
-    hops = walk(
-        denoiser, plan.stepper, x, plan.asked, noise=plan.noise, past=plan.past, start=first, stop=stop
-    )
-    for step in bar(hops, None if adaptive else stop - first, f"sample, {plan.solver.name}", progress):
+    stop = None if plan.stepper.adaptive is not None else len(plan.levels) - 1 - plan.hop
+    down = Walk(record, denoiser, plan.stepper, x, plan.asked, f"sample, {plan.solver.name}", progress,
+                noise=plan.noise, past=plan.past, start=first, stop=stop)  # fmt: skip
+    for step in down:
         record.hop(step, step.span.i, step.span.i + 1)
-        x = step.x_next
     if plan.lands_on is not None and not plan.edited:
-        record.attrs["bitwise"] = digest(x) == plan.lands_on
+        record.attrs["bitwise"] = digest(down.x) == plan.lands_on
     if plan.hop:
-        record.state(stop + 1, x / denoiser.path.alpha(plan.levels[stop]))
+        record.state(stop + 1, down.x / denoiser.path.alpha(plan.levels[stop]))

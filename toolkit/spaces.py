@@ -27,8 +27,8 @@ def in_space(ds: xr.Dataset, space: str) -> xr.Dataset:
     Returns
     -------
     Dataset
-        `latent`, `denoised`, `aux`, `top`, `mean` and `shift` divided by the factor, plus the shift; `offset`,
-        `std` and `scale` divided alone; all else as it was, `sigma` too, which counts in model space.
+        `latent`, `denoised`, `aux`, `top`, `mean` and `shift` divided by the factor, plus the shift;
+        `offset`, `std` and `scale` divided alone; all else as it was, `sigma` too.
 
     Raises
     ------

@@ -1,0 +1,191 @@
+"""Recorded runs, read back: lazily from their Zarr store, or from one netCDF file. No torch here."""
+
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path as FilePath
+from typing import Any
+
+import numpy as np
+import xarray as xr
+import zarr
+from zarr.storage import LocalStore
+
+from .dataset import COORDINATES, VARIABLES
+from .errors import bad
+
+JSON = "json_attributes"  # netCDF knows numbers and text alone: names of the attributes that are JSON
+
+
+class _Checked(LocalStore):
+    """A store that says so where a chunk was cut off; Zarr itself would complain of a shape."""
+
+    async def get(self, key: str, prototype: Any = None, byte_range: Any = None) -> Any:
+        got = await super().get(key, prototype, byte_range)
+        wanted = self.sizes.get(key.split("/c/")[0]) if got is not None and "/c/" in key else None
+        if wanted is not None:
+            _size_checked(FilePath(self.root) / key, *wanted)
+        return got
+
+    sizes: Mapping[str, tuple[int, int]] = {}  # array -> bytes of a chunk, and of what a shard has besides
+
+
+def _size_checked(file: FilePath, chunk: int, index: int) -> None:
+    size = file.stat().st_size
+    if (size - index) % chunk or size <= index:
+        wanted = f"{chunk} bytes" if not index else f"{chunk} bytes a rung and {index} more"
+        why = f"this chunk was cut off: it has {size} bytes, not {wanted}; the other rungs can be read"
+        raise bad(
+            "store", str(file), why, "ds.isel(step=slice(0, k)), or run the call again into another store"
+        )
+
+
+def _sizes(group: zarr.Group) -> dict[str, tuple[int, int]]:
+    """What files of the uncompressed arrays weigh."""
+    found = {}
+    for name, array in group.arrays():
+        if array.compressors or array.ndim == 0:
+            continue
+        chunk = int(np.prod(array.chunks)) * array.dtype.itemsize
+        # 8 bytes each of offset and length a chunk, and a checksum
+        inner = 0 if array.shards is None else int(np.prod(array.shards)) // int(np.prod(array.chunks))
+        if array.dtype.kind in "biuf":
+            found[name] = (chunk, 16 * inner + 4 if inner else 0)
+    return found
+
+
+def open(path: str | PathLike[str]) -> xr.Dataset:
+    """A recorded run from its Zarr store, read lazily: one rung is read without touching the others.
+
+    Parameters
+    ----------
+    path : path
+        The folder given as ``tk.Save(store=path)``, or a file that ``tk.to_netcdf`` wrote.
+
+    Returns
+    -------
+    Dataset
+        Identical to the one that the run returned. Rows that were never written (of a run that was stopped,
+        or is being written) are trimmed, and the flags of the store are dropped.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where there is no such folder or file.
+    ValueError
+        Where it is not the store of a run; later, where a chunk that is read was cut off: it is named.
+
+    Examples
+    --------
+    >>> import tempfile, toolkit as tk
+    >>> folder = tempfile.mkdtemp()
+    >>> save = tk.Save(store=folder + "/run.zarr")
+    >>> run = tk.sample(tk.load(), prompt=3, steps=2, save=save, progress=False)
+    >>> tk.open(folder + "/run.zarr").identical(run)
+    True
+    """
+    line = 'tk.sample(model, save=tk.Save(store="run.zarr")), then tk.open("run.zarr")'
+    if not isinstance(path, (str, PathLike)):
+        raise bad("path", path, "the path of a folder", line, TypeError)
+    place = FilePath(path)
+    if not place.exists():
+        raise bad("path", str(path), "there is no such folder", line, FileNotFoundError)
+    if place.is_file():
+        return _from_netcdf(place)
+    store = _Checked(place, read_only=True)
+    try:
+        with warnings.catch_warnings():  # a file that was being written when the process ended
+            warnings.filterwarnings("ignore", message=".*not recognized as a component")
+            store.sizes = _sizes(zarr.open_group(store, mode="r"))
+            ds = xr.open_zarr(store, chunks=None, consolidated=False)
+    except Exception as exc:
+        why = f"not a store that can be read ({type(exc).__name__}: {exc})"
+        raise bad("path", str(path), why, line) from exc
+    if "written" not in ds or "kind" not in ds.attrs:
+        raise bad("path", str(path), "a Zarr store, but not of a run of this package", line)
+    ds = ds.set_coords([name for name in COORDINATES if name in ds])
+    flags = ds.written.values
+    ds = ds.drop_vars("written").isel(step=slice(0, len(flags) if flags.all() else int(np.argmin(flags))))
+    order = [*COORDINATES, *VARIABLES]  # a store lists its arrays by chance; people read them by meaning
+    names = sorted(ds.variables, key=lambda n: order.index(n) if n in order else len(order))
+    attrs = {name: value for name, value in ds.attrs.items() if name != "request"}
+    return xr.Dataset({n: ds[n].variable for n in names if n in ds.data_vars},
+                      {n: ds[n].variable for n in names if n in ds.coords}, attrs)  # fmt: skip
+
+
+def to_netcdf(ds: xr.Dataset, path: str | PathLike[str]) -> FilePath:
+    """A run as one netCDF 4 file, which ``tk.open`` reads back as it was, and any other program too.
+
+    Parameters
+    ----------
+    ds : Dataset
+        A recorded run, or anything made of one.
+    path : path
+        Of the file; one that is there is replaced when the new one is whole. Folders are made.
+
+    Returns
+    -------
+    Path
+        The file. Attributes that are not numbers or text are written as JSON text, and listed in the
+        attribute ``json_attributes``.
+
+    Raises
+    ------
+    ImportError
+        Where netCDF4 is not installed.
+    TypeError, OSError
+        For what is no Dataset; where the file cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile, toolkit as tk
+    >>> ds = tk.testing.ladder_dataset()
+    >>> file = tk.to_netcdf(ds, tempfile.mkdtemp() + "/ladder.nc")
+    >>> tk.open(file).identical(ds)
+    True
+    """
+    if not isinstance(ds, xr.Dataset):
+        raise bad("ds", ds, "the Dataset of a run", 'tk.to_netcdf(run, "run.nc")', TypeError)
+    _needs_netcdf()
+    file = FilePath(path)
+    packed = {
+        n: v for n, v in ds.attrs.items() if isinstance(v, bool) or not isinstance(v, (int, float, str))
+    }
+    attrs = {n: json.dumps(v) if n in packed else v for n, v in ds.attrs.items()}
+    fresh = file.with_name(f".{file.name}.new")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        ds.assign_attrs(attrs | {JSON: " ".join(packed)}).to_netcdf(fresh, engine="netcdf4")
+        os.replace(fresh, file)
+    except OSError as exc:
+        line = 'tk.to_netcdf(run, "run.nc")'
+        raise bad("path", str(path), f"cannot be written ({exc})", line, type(exc)) from exc
+    finally:
+        fresh.unlink(missing_ok=True)
+    return file
+
+
+def _from_netcdf(file: FilePath) -> xr.Dataset:
+    """What `to_netcdf` wrote, read lazily."""
+    _needs_netcdf()
+    line = 'tk.to_netcdf(run, "run.nc"), then tk.open("run.nc")'
+    try:
+        ds = xr.open_dataset(file, engine="netcdf4")
+    except Exception as exc:
+        why = f"not a file that can be read ({type(exc).__name__}: {exc})"
+        raise bad("path", str(file), why, line) from exc
+    if JSON not in ds.attrs:
+        ds.close()
+        raise bad("path", str(file), "a netCDF file, but not of a run of this package", line)
+    packed = ds.attrs.pop(JSON).split()
+    plain = {n: v.item() if isinstance(v, np.generic) else v for n, v in ds.attrs.items()}
+    return ds.assign_attrs({n: json.loads(v) if n in packed else v for n, v in plain.items()})
+
+
+def _needs_netcdf() -> None:
+    try:
+        import netCDF4  # noqa: F401
+    except ImportError as exc:
+        raise ImportError("netCDF4 is not installed. Try: pip install netCDF4") from exc
