@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from conftest import DATA, reference_mixture
 
 import toolkit as tk
@@ -191,3 +192,36 @@ def test_samplers_that_do_not_run_upwards_are_refused_with_what_does_it(models, 
 def test_a_sampler_that_is_not_there_gets_the_closest(models, images):
     with pytest.raises(ValueError, match=r'no such sampler_name.*Try: .*sampler_name="euler"'):
         node(models["eps"], images, sampler_name="elur")
+
+
+# --- the space of the VAE
+
+
+def test_a_picture_is_in_model_space_when_it_is_encoded(digits_model):
+    from PIL import Image
+
+    pixels = tk.assets.digits()[0][0]
+    picture = Image.fromarray((np.asarray(pixels) * 255).astype(np.uint8).squeeze())
+    encoded = digits_model.encode(picture)
+    by_picture = tk.comfy.unsampler(digits_model, steps=3, positive=0, latent_image=picture)
+    by_latent = tk.comfy.unsampler(
+        digits_model, steps=3, positive=0, latent_image=encoded / digits_model.latent_scale
+    )
+    xr.testing.assert_allclose(by_picture, by_latent, rtol=1e-6, atol=1e-6)
+    bound = tk.comfy.unsampler(
+        tk.guide(digits_model, 0), steps=3, latent_image=encoded / digits_model.latent_scale
+    )
+    np.testing.assert_allclose(bound.latent[0], by_latent.latent[0], rtol=1e-12)
+
+
+def test_a_latent_with_a_shift_goes_in_and_comes_out(reference):
+    model = reference_mixture(reference)
+    model.latent_scale, model.latent_shift = 0.3611, 0.1159
+    latent = torch.from_numpy(reference["image_batch2_f64"])
+    run = tk.comfy.unsampler(model, steps=4, positive=0, latent_image=latent / 0.3611 + 0.1159)
+    plain = tk.comfy.unsampler(reference_mixture(reference), steps=4, positive=0, latent_image=latent)
+    np.testing.assert_allclose(run.latent, plain.latent.values / 0.3611 + 0.1159, rtol=1e-6, atol=1e-6)
+    back = tk.in_space(run, "model")
+    np.testing.assert_allclose(back.latent, plain.latent, rtol=1e-6, atol=1e-6)
+    zeros = tk.comfy.unsampler(model, steps=4, positive=0, latent_image=torch.zeros_like(latent))
+    np.testing.assert_allclose(zeros.latent[0], 0.1159, rtol=1e-12)  # zeros are not transformed on the way in

@@ -17,15 +17,27 @@ class Latent(NamedTuple):
     mask: torch.Tensor | None  # any shape
 
 
+def factors(model: Any) -> tuple[float, float]:
+    """Scale and shift of the model's latents, also where conditions were bound to it."""
+    owner = getattr(model, "model", None) or model
+    return float(getattr(owner, "latent_scale", 1.0)), float(getattr(owner, "latent_shift", 0.0))
+
+
 def latent_in(model: Any, given: Any) -> Latent:
-    """`latent_image` of a node: an array, or ComfyUI's dict; multiplied by the model's latent scale."""
+    """`latent_image` of a node, an array or ComfyUI's dict, in model space: (z - shift) * scale.
+
+    A picture is encoded, and in model space then. Zeros everywhere stay zeros, as in ComfyUI.
+    """
     line = 'latent_image={"samples": latent}'
     mask = None
     if isinstance(given, Mapping):
         if "samples" not in given:
             raise bad("latent_image", list(given), "a dict with the key samples", line)
         given, mask = given["samples"], given.get("noise_mask")
-    samples = inputs.latent(model, given, "latent_image", line) * getattr(model, "latent_scale", 1.0)
+    picture = type(given).__module__.startswith("PIL.")
+    samples, (scale, shift) = inputs.latent(model, given, "latent_image", line), factors(model)
+    if not picture and bool(samples.any()):
+        samples = (samples - shift) * scale
     if mask is None:
         return Latent(samples, None)
     values = mask.cpu().numpy() if isinstance(mask, torch.Tensor) else mask

@@ -17,7 +17,7 @@ from ..masks import Masked
 from ..record import Recorder, as_numpy, provenance
 from ..schedules import sigmas as schedule_sigmas
 from ..solvers import SOLVERS
-from .latents import Latent, cycled, fit, float32, latent_in
+from .latents import Latent, cycled, factors, fit, float32, latent_in
 
 SHIFT = np.float32(1e-4)  # the node adds it to every level, so that none is 0
 SCHEDULERS = (
@@ -85,7 +85,7 @@ def unsampler(model: Any, steps: int = 20, end_at_step: int = 0, cfg: float = 1.
         raise bad("cfg", cfg, "a number from 0 to 100", "cfg=1.0")
     if latent_image is None:
         raise bad("latent_image", None, "what to unsample", 'latent_image={"samples": latent}', TypeError)
-    latent, scale = latent_in(model, latent_image), getattr(model, "latent_scale", 1.0)
+    latent, (scale, shift) = latent_in(model, latent_image), factors(model)
     flow = model.path.name == "FLOW"
     if isinstance(model, Model):
         for name, value in (("positive", positive), ("negative", negative)):
@@ -114,7 +114,7 @@ def unsampler(model: Any, steps: int = 20, end_at_step: int = 0, cfg: float = 1.
         for step in walk(denoiser, solver, low * latent.samples, levels):
             record.hop(step, step.span.i, step.span.i + 1)
         run = record.finish(extra, model_calls=denoiser.calls, network_rows=denoiser.rows)
-    return _out(run, high, scale, normalize == "enable")
+    return _out(run, high, scale, shift, normalize == "enable")
 
 
 def easy_unsampler(pipe: Mapping[str, Any] | None = None, steps: int = 20, end_at_step: int = 0,
@@ -219,13 +219,13 @@ def _masked(denoiser: Any, latent: Latent, quirks: list[str]) -> tuple[Masked, t
     return Masked(denoiser, picked.double(), latent.samples, rest=rest.double()), picked
 
 
-def _out(run: xr.Dataset, alpha: float, scale: float, normalize: bool) -> xr.Dataset:
+def _out(run: xr.Dataset, alpha: float, scale: float, shift: float, normalize: bool) -> xr.Dataset:
     """The rows in the space of the VAE; the last one is the node's output."""
-    latent = run.latent.values / scale
-    output = float32(run.latent.values[-1] / alpha / scale)
+    latent = run.latent.values / scale + shift
+    output = float32(run.latent.values[-1] / alpha / scale + shift)
     if normalize:
         output = float32((output - output.mean()) / output.std(ddof=1))
     latent[-1] = output
     mean, std = moments(latent)
-    new = {"latent": latent, "denoised": run.denoised.values / scale, "mean": mean, "std": std}
+    new = {"latent": latent, "denoised": run.denoised.values / scale + shift, "mean": mean, "std": std}
     return run.assign(label(new, {}, {}).data_vars)
