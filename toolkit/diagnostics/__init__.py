@@ -1,5 +1,40 @@
 """What a recorded run says of itself: Dataset in, Dataset out, with NumPy, SciPy and xarray alone."""
 
+from .correlation import cosine_matrix, image_correlation, rung_correlation
+from .geometry import principal_components, trajectory
+from .noise import normality, residual_noise
+from .overview import report
+from .plots import (
+    plot_cosine,
+    plot_moments,
+    plot_normality,
+    plot_report,
+    plot_spectrum,
+    plot_trajectory,
+)
+from .quality import run_quality
+from .spectrum import autocorrelation, power_spectrum
 from .statistics import moments
+from .texture import texture_error
 
-__all__ = ["moments"]
+__all__ = [
+    "autocorrelation",
+    "cosine_matrix",
+    "image_correlation",
+    "moments",
+    "normality",
+    "plot_cosine",
+    "plot_moments",
+    "plot_normality",
+    "plot_report",
+    "plot_spectrum",
+    "plot_trajectory",
+    "power_spectrum",
+    "principal_components",
+    "report",
+    "residual_noise",
+    "run_quality",
+    "rung_correlation",
+    "texture_error",
+    "trajectory",
+]

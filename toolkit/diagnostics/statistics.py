@@ -5,37 +5,45 @@ import xarray as xr
 
 from ..dataset import LATENT
 from ..dataset import moments as mean_and_std
-from ..errors import bad
+from ..errors import unknown
+from .common import Found, blocks, checked, labelled
 
-ROWS = 64  # rungs read and held in float64 at once: a store may be larger than memory
+LINE = "tk.diagnostics.moments(tk.testing.ladder_dataset())"
+PER = {"channel": LATENT[:3], "sample": LATENT[:2]}  # what one number is of -> its dimensions
 
 MOMENTS = {
-    "mean": "mean over y and x",
-    "std": "standard deviation over y and x (population)",
-    "skewness": "third standardised moment over y and x (population)",
-    "kurtosis": "excess kurtosis over y and x (population); 0 for a normal distribution",
+    "mean": "mean over {}",
+    "std": "standard deviation over {} (population)",
+    "skewness": "third standardised moment over {} (population)",
+    "kurtosis": "excess kurtosis over {} (population); 0 for a normal distribution",
     "expected_std": "standard deviation that the schedule expects, sqrt(alpha^2 std0^2 + sigma^2)",
     "std_ratio": "standard deviation over the expected one",
 }
+OVER = {"channel": "y and x", "sample": "channel, y and x"}
 
 
-def moments(ds: xr.Dataset) -> xr.Dataset:
+def moments(ds: xr.Dataset, per: str = "channel") -> xr.Dataset:
     """Mean, std, skewness and kurtosis of every rung, and the std that its noise level leads one to expect.
 
     Parameters
     ----------
     ds : Dataset
         A recorded run or ladder: raw states in `latent` (step, sample, channel, y, x), with the coordinates
-        `sigma` and `alpha`.
+        `sigma` and `alpha`. States in "vae" space are converted: sigma counts in model space. Normalised ones
+        are taken as they are.
+    per : {"channel", "sample"}
+        What one number is of: each channel of a sample, or all channels of a sample together, as in
+        Iterative-Mixer's LatentBatchStatisticsPlot.
 
     Returns
     -------
     Dataset
-        Each of (step, sample, channel), float64, in units of the latent ("1"):
+        Each of (step, sample, channel), or (step, sample) with ``per="sample"``, float64, in units of the
+        latent ("1"):
 
         - `mean`, `std`, `skewness` = m3/m2^(3/2), `kurtosis` = m4/m2^2 - 3, with the central moments m_k, the
-          mean of (latent - mean)^k over y and x: population moments, what ``scipy.stats.skew`` and
-          ``scipy.stats.kurtosis`` give with ``bias=True``.
+          mean of (latent - mean)^k over y and x (and channel): population moments, what
+          ``scipy.stats.skew`` and ``scipy.stats.kurtosis`` give with ``bias=True``.
         - `expected_std` = sqrt(alpha^2 std0^2 + sigma^2), the std of alpha x0 + sigma eps for unit noise that
           knows nothing of x0, and `std_ratio` = std/expected_std. std0 is that of the clean row: of sigma 0,
           else of the lowest sigma, whose own noise is taken off: std0^2 = (std^2 - sigma^2)/alpha^2.
@@ -47,7 +55,9 @@ def moments(ds: xr.Dataset) -> xr.Dataset:
     Raises
     ------
     ValueError
-        For a Dataset without `latent`, or without the coordinates of a run.
+        For a Dataset without `latent` or the coordinates of a run, and for an unknown ``per``.
+    TypeError
+        For what is no Dataset.
 
     References
     ----------
@@ -61,30 +71,26 @@ def moments(ds: xr.Dataset) -> xr.Dataset:
     >>> bool(abs(found.std_ratio[-1] - 1).max() < 0.2)
     True
     """
-    line = "tk.diagnostics.moments(tk.testing.ladder_dataset())"
-    if not isinstance(ds, xr.Dataset):
-        raise bad("ds", ds, "a Dataset of a recorded run", line, TypeError)
-    if "latent" not in ds or set(ds["latent"].dims) != set(LATENT):
-        raise bad("ds", list(ds.data_vars), f"a Dataset with a variable `latent` ({', '.join(LATENT)})", line)
-    if not {"sigma", "alpha"} <= set(ds.coords):
-        raise bad("ds", list(ds.coords), "a Dataset with the coordinates `sigma` and `alpha` on step", line)
-    return _labelled(ds)
-
-
-def _labelled(ds: xr.Dataset) -> xr.Dataset:
-    """The moments of a Dataset that was checked, block by block, with its labels."""
-    latent = ds["latent"].transpose(*LATENT)
-    blocks = [_shape(latent[i : i + ROWS].values) for i in range(0, max(latent.sizes["step"], 1), ROWS)]
-    found = dict(zip(MOMENTS, np.concatenate(blocks, axis=1), strict=False))  # each (step, sample, channel)
-    found["expected_std"] = _expected(found["std"], ds["sigma"].values, ds["alpha"].values)
+    if per not in PER:
+        raise unknown("per", per, PER, 'tk.diagnostics.moments(run, per="{}")')
+    run = checked(ds, LINE, "latent", rungs=0)
+    steps, samples, channels = (run.sizes[dim] for dim in LATENT[:3])
+    whole = per == "sample"
+    values = np.empty((4, steps, samples, 1 if whole else channels))
+    for part, latent in blocks(run["latent"]):
+        # all channels of a sample as one tall one, so that both kinds are the same sums
+        values[:, part] = _shape(
+            latent.reshape(*latent.shape[:2], 1, -1, latent.shape[-1]) if whole else latent
+        )
+    found = dict(zip(MOMENTS, values, strict=False))
+    found["expected_std"] = _expected(found["std"], run["sigma"].values, run["alpha"].values)
     with np.errstate(divide="ignore", invalid="ignore"):  # a clean row without any contrast: 0/0
         found["std_ratio"] = found["std"] / found["expected_std"]
-    labelled = {
-        name: (LATENT[:3], values, {"long_name": MOMENTS[name], "units": "1"})
-        for name, values in found.items()
+    named: Found = {
+        name: (PER[per], array[..., 0] if whole else array, MOMENTS[name].format(OVER[per]), "1")
+        for name, array in found.items()
     }
-    kept = {name: c for name, c in ds.coords.items() if set(c.dims) <= set(LATENT[:3])}
-    return xr.Dataset(labelled, kept, ds.attrs | {"kind": "moments", "moments_of": ds.attrs.get("kind", "")})
+    return labelled(named, run, "moments")
 
 
 def _shape(latent: np.ndarray) -> np.ndarray:
