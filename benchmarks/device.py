@@ -11,6 +11,7 @@ device, and the ratio of the times in this run.
 import argparse
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -51,6 +52,14 @@ def calls(model, latent, prompt) -> dict[str, Callable[[], np.ndarray]]:
     def error(**asked) -> np.ndarray:
         return tk.round_trip(model, latent, prompt=prompt, truth=False, **asked, **quiet).error.values
 
+    def streamed() -> np.ndarray:
+        """What a store has that memory has not: copied from the device while the run goes on."""
+        with tempfile.TemporaryDirectory() as folder:
+            save = tk.Save(store=Path(folder) / "run.zarr")
+            asked = {"solver": "dpmpp_2m", "prompt": prompt, **quiet}
+            kept = tk.unsample(model, latent, **asked, save=save)
+            return np.abs(kept.latent.values - tk.unsample(model, latent, **asked).latent.values)
+
     trips = {f"error {name}": lambda name=name: error(solver=name) for name in tk.SOLVERS}
     implicit = {f"error {i}": lambda i=i: error(solver="heun", inverse=i) for i in ("fixed_point", "defect")}
     return {
@@ -69,6 +78,7 @@ def calls(model, latent, prompt) -> dict[str, Callable[[], np.ndarray]]:
         "comfy.unsampler": lambda: (
             tk.comfy.unsampler(model, 20, positive=prompt, latent_image=latent).latent.values
         ),
+        "error streamed": streamed,
         **trips,
         **implicit,
     }

@@ -10,6 +10,7 @@ import torch
 import xarray as xr
 
 import toolkit as tk
+from toolkit import noise, record
 from toolkit.bookmarks import Bookmark, write
 from toolkit.solvers.contract import Eval
 
@@ -126,7 +127,7 @@ def test_a_replay_goes_on(name, mixture, images, tmp_path):
     down = tk.sample(mixture, start=up, progress=False, save=save)
     xr.testing.assert_identical(down.load(), whole)
     other = tk.unsample(mixture, images["in"], prompt=0, negative=1, **QUIET, **UNSAMPLES[name])
-    with pytest.raises(ValueError, match="inputs (state|image)"):
+    with pytest.raises(ValueError, match=r"inputs (state|image)"):
         tk.sample(mixture, start=other, progress=False, save=save)
 
 
@@ -168,20 +169,20 @@ def test_what_fn_adds_goes_on(mixture, tmp_path):
 @pytest.mark.parametrize("coupling", ["independent", "shared", "markov"])
 @pytest.mark.parametrize("kept", ["all", "every", "nothing"])
 def test_a_ladder_goes_on(coupling, kept, mixture, images, tmp_path, monkeypatch):
-    monkeypatch.setattr(tk.record, "BLOCK", 4 * images["in"].numel() * 4)  # four rungs
+    monkeypatch.setattr(record, "BLOCK", 4 * images["in"].numel() * 4)  # four rungs
     save = tk.Save(**KEPT[kept], store=tmp_path / "ladder.zarr")
     asked = {"steps": 30, "coupling": coupling, "normalize": "channel", "progress": False, "start_at_step": 3}
     whole = tk.ladder(mixture, images["in"], **asked, save=tk.Save(**KEPT[kept]))
     for rung in (9, 10, 23):
-        fill = tk.noise.Rungs.fill
+        fill = noise.Rungs.fill
 
-        def broken(self, out, at, rung=rung, fill=fill):
+        def broken(self, out, at, sigma, rung=rung, fill=fill):
             if at == rung:
                 raise KeyboardInterrupt
-            fill(self, out, at)
+            fill(self, out, at, sigma)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(tk.noise.Rungs, "fill", broken)
+            patch.setattr(noise.Rungs, "fill", broken)
             with pytest.raises(KeyboardInterrupt, match=r"tk\.open"):
                 tk.ladder(mixture, images["in"], **asked, save=save)
         cut_off = tk.open(tmp_path / "ladder.zarr")

@@ -107,13 +107,7 @@ def ladder(model: Any, latent: Any, *, schedule: str = "normal", steps: int = 20
     # a rung is keyed by its place in the whole schedule, counted from the clean end
     keyed = Keyed(seed, x.shape, torch.float32, rungs=lowest + len(rising))
     rungs = Rungs(coupling, keyed, [model.path.rho(s) for s in (*below, *rising)])
-
-    def draw(row: int, out: torch.Tensor) -> None:
-        if given is None:
-            rungs.fill(out, lowest + picked[row])
-        else:
-            out.copy_(given[row])
-
+    fill = rungs.fill if given is None else _Given(given, picked, lowest).fill
     uncalled = _Uncalled(model)
     attrs = provenance(uncalled, kind="ladder", coupling=coupling if given is None else "given",
                        schedule=schedule, steps=steps, direction="up", seed=seed, normalize=mode)  # fmt: skip
@@ -122,9 +116,9 @@ def ladder(model: Any, latent: Any, *, schedule: str = "normal", steps: int = 20
                   inputs={"latent": x, "noise": given, "sigmas": levels}).guard() as record:  # fmt: skip
         if record.complete:
             return record.opened()
-        mixer = _Mixer(model.path, x, levels, record.dtype)
+        mixer = _Mixer(model.path, x, levels, [lowest + k for k in picked], fill, record.dtype)
         for first, end in bar(*_blocks(record), f"ladder, {coupling}", progress):
-            latent, mean, std = mixer.rungs(first, end, record.block(first, end), draw)
+            latent, mean, std = mixer.rungs(first, end, record.block(first, end))
             shift, scale = from_moments(mean, std, x[0, 0].numel(), mode)
             record.rungs(first, latent, mean=mean, std=std, shift=shift, scale=scale)
             if mixer.stopped is not None:
@@ -142,6 +136,16 @@ def _given(noise: Any, shape: tuple[int, ...], call: str) -> torch.Tensor:
     return given
 
 
+class _Given:
+    """The user's noise in place of drawn noise."""
+
+    def __init__(self, noise: torch.Tensor, picked: Sequence[int], lowest: int):
+        self.rows = {lowest + k: row for k, row in zip(picked, noise, strict=True)}
+
+    def fill(self, out: torch.Tensor, rung: int, sigma: float) -> None:
+        out.copy_(self.rows[rung]).mul_(sigma)
+
+
 def _blocks(record: Recorder) -> tuple[list[tuple[int, int]], int]:
     """First and last row + 1 of each block that is not written yet, and how many there are."""
     rows, first, found = record.sink.block, record.newest + 1, []
@@ -152,22 +156,25 @@ def _blocks(record: Recorder) -> tuple[list[tuple[int, int]], int]:
 
 
 class _Mixer:
-    """Rungs made in place: noise is drawn where the rung will stand, then scaled, then the image is added.
+    """Rungs made in place: scaled noise is drawn where the rung will stand, then the image is added.
 
     A few rungs at a time, as many as the processor's cache holds, so that drawing, mixing and measuring cost
     one way to the memory together.
     """
 
-    def __init__(self, path: Any, x: torch.Tensor, levels: Sequence[float], dtype: np.dtype):
+    def __init__(self, path: Any, x: torch.Tensor, levels: Sequence[float], numbers: Sequence[int],
+                 fill: Callable, dtype: np.dtype):  # fmt: skip
         kind = torch.float64 if dtype == np.float64 else torch.float32  # float16 is rounded to at the end
         column = torch.tensor(levels, dtype=torch.float64)[:, None, None, None, None]
-        self.sigma, self.alpha = column.to(kind), path.alpha(column).to(kind)
+        self.levels, self.numbers, self.fill = levels, numbers, fill
+        self.alpha = path.alpha(column).to(kind)
         self.x = x.to(kind)
         self.few = max(1, CACHED // (x.numel() * self.x.element_size()))
         self.ones = np.ones(x[0, 0].numel())
+        self._flat = np.empty((self.few * x.shape[0] * x.shape[1], len(self.ones)))
         self.stopped: BaseException | None = None
 
-    def rungs(self, first: int, end: int, out: np.ndarray, draw: Callable) -> tuple[np.ndarray, ...]:
+    def rungs(self, first: int, end: int, out: np.ndarray) -> tuple[np.ndarray, ...]:
         """Rows first..end into `out` (step, sample, channel, y, x), mean and std (step, sample, channel).
 
         As many as were drawn, where something stops it: `stopped` says what.
@@ -179,12 +186,12 @@ class _Mixer:
             in_place = out.dtype == self.x.numpy().dtype
             rungs = torch.from_numpy(out[part]) if in_place else torch.empty(out[part].shape)
             try:
-                for row in range(a, b):
-                    draw(row, rungs[row - a])
+                for row, rung in enumerate(rungs.unbind(), start=a):
+                    self.fill(rung, self.numbers[row], self.levels[row])
             except BaseException as exc:  # Ctrl-C above all: what was drawn is kept
                 self.stopped, b = exc, row
                 part, rungs = slice(a - first, b - first), rungs[: b - a]
-            rungs.mul_(self.sigma[a:b]).addcmul_(self.x, self.alpha[a:b])
+            rungs.addcmul_(self.x, self.alpha[a:b])
             mean[part], std[part] = self._moments(rungs.numpy())
             if not in_place:
                 out[part] = rungs.numpy()
@@ -194,14 +201,14 @@ class _Mixer:
         out, mean, std = out[: end - first], mean[: end - first], std[: end - first]
         if not np.isfinite(std).all():
             row = first + int(np.argwhere(~np.isfinite(std))[0][0])
-            raise FloatingPointError(
-                f"NaN or Inf in the state at rung {row}, sigma {float(self.sigma[row]):.6g}"
-            )
+            raise FloatingPointError(f"NaN or Inf in the state at rung {row}, sigma {self.levels[row]:.6g}")
         return out, mean, std
 
     def _moments(self, rungs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and population std in float64, by two dot products: a third of the time of `moments`."""
-        flat, count = rungs.reshape(-1, len(self.ones)).astype(np.float64, copy=False), len(self.ones)
+        count = len(self.ones)
+        flat = self._flat[: rungs.size // count]
+        np.copyto(flat, rungs.reshape(-1, count))
         mean, square = np.vecdot(flat, self.ones) / count, np.vecdot(flat, flat) / count
         variance = square - mean * mean
         for k in np.flatnonzero(variance < CANCELS * square):  # most digits of the difference are gone

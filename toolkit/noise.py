@@ -78,16 +78,18 @@ class Keyed:
                 f"below {RUNGS} and draw below {DRAWS}: keys would repeat",
                 "steps=65535",
             )
-        out = self.fill(torch.empty(self.shape, dtype=torch.float32), rung, draw)
+        out = self.fill(torch.empty(self.shape, dtype=torch.float32), rung, draw=draw)
         return out.to(dtype=self.dtype, device=self.device)
 
-    def fill(self, out: torch.Tensor, rung: int, draw: int = 0) -> torch.Tensor:
-        """The same noise, drawn into `out`, on the CPU: in float32 a ladder has no second copy of it."""
-        drawn = out if out.dtype == torch.float32 else torch.empty(self.shape, dtype=torch.float32)
-        for sample in range(self.shape[0]):
+    def fill(self, out: torch.Tensor, rung: int, sigma: float = 1.0, draw: int = 0) -> torch.Tensor:
+        """`sigma` times that noise, into `out` on the CPU; in float32 it is drawn there, at that scale."""
+        if out.dtype != torch.float32:
+            drawn = self.fill(torch.empty(self.shape, dtype=torch.float32), rung, draw=draw)
+            return out.copy_(drawn).mul_(sigma)
+        for sample, one in enumerate(out.unbind()):
             self._generator.manual_seed(key(self.seed, sample, rung, draw))
-            drawn[sample].normal_(generator=self._generator)
-        return out if drawn is out else out.copy_(drawn)
+            one.normal_(0.0, sigma, generator=self._generator)
+        return out
 
     def start(self) -> torch.Tensor:
         """The start noise of the run."""
@@ -148,25 +150,27 @@ class Rungs:
     """
 
     def __init__(self, coupling: str, noise: Keyed, rhos: Sequence[float]):
-        self.coupling, self.noise, self.rhos = coupling, noise, rhos
+        self.noise, self.rhos = noise, rhos
+        self._fill = {"independent": noise.fill, "shared": self._one, "markov": self._chain}[coupling]
         self._rung, self._unit = -1, None  # the newest of a Markov chain, float64: 10,000 roundings add up
         self._drawn = torch.empty(noise.shape, dtype=torch.float32)
 
-    def fill(self, out: torch.Tensor, rung: int) -> None:
-        """The noise of one rung, into `out` (sample, channel, y, x)."""
-        if self.coupling == "independent":
-            self.noise.fill(out, rung)
-        elif self.coupling == "shared":
-            if self._unit is None:
-                self._unit = self.noise.start().to(dtype=torch.float32, device="cpu")
-            out.copy_(self._unit)
-        else:
-            if rung < self._rung:  # the chain begins again
-                self._rung, self._unit = -1, None
-            for k in range(self._rung + 1, rung + 1):
-                self._climb(k)
-            self._rung = rung
-            out.copy_(self._unit)
+    def fill(self, out: torch.Tensor, rung: int, sigma: float = 1.0) -> None:
+        """`sigma` times the noise of one rung, into `out` (sample, channel, y, x)."""
+        self._fill(out, rung, sigma)
+
+    def _one(self, out: torch.Tensor, rung: int, sigma: float) -> None:
+        if self._unit is None:
+            self._unit = self.noise.start().to(dtype=torch.float32, device="cpu")
+        out.copy_(self._unit).mul_(sigma)
+
+    def _chain(self, out: torch.Tensor, rung: int, sigma: float) -> None:
+        if rung < self._rung:  # from the beginning
+            self._rung, self._unit = -1, None
+        for k in range(self._rung + 1, rung + 1):
+            self._climb(k)
+        self._rung = rung
+        out.copy_(self._unit).mul_(sigma)
 
     def _climb(self, k: int) -> None:
         """The chain from rung k - 1 to rung k."""
