@@ -28,7 +28,10 @@ NEVER = [
     ("toolkit.views", "toolkit.runs"),
     ("toolkit.dataset", "toolkit.record"),
     ("toolkit.dataset", "toolkit.diagnostics"),
+    ("toolkit.dataset", "toolkit.reading"),
+    ("toolkit.reading", "toolkit.store"),
     ("toolkit.record", "toolkit.diagnostics"),
+    ("toolkit.store", "toolkit.record"),
     ("toolkit.runs", "toolkit.comfy"),
 ]
 # these are imported without torch, whatever they import in turn
@@ -41,7 +44,9 @@ WITHOUT_TORCH = [
     "grids",
     "levels",
     "paths",
+    "reading",
     "schedules",
+    "spaces",
     "tables",
     "testing",
     "views",
@@ -115,15 +120,18 @@ def crossings(sources: dict[str, str], who: str, whom: str) -> list[str]:
     return [n for n in lower if any(below(i, whom) for i in imports(n, sources, everywhere=True))]
 
 
-def loads_torch(sources: dict[str, str], name: str, seen: frozenset[str] = frozenset()) -> bool:
+def loads_torch(sources: dict[str, str], name: str) -> bool:
     """Whether importing a module imports torch, directly or by what it imports, its packages included."""
-    if name in seen:
-        return False
-    parents = {name.rsplit(".", k)[0] for k in range(1, name.count(".") + 1)}
-    needed = imports(name, sources) | parents
-    if any(below(i, "torch") for i in needed):
-        return True
-    return any(loads_torch(sources, i, seen | {name}) for i in needed & set(sources))
+    seen, waiting = set(), [name]
+    while waiting:
+        name = waiting.pop()
+        parents = {name.rsplit(".", k)[0] for k in range(1, name.count(".") + 1)}
+        needed = imports(name, sources) | parents
+        if any(below(i, "torch") for i in needed):
+            return True
+        seen.add(name)
+        waiting += [i for i in needed & set(sources) if i not in seen]
+    return False
 
 
 def long_functions(source: str) -> list[str]:

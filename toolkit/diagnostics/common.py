@@ -106,14 +106,14 @@ def rows(ds: Any, line: str, of: str = "noise", x0: Any = None) -> Rows:
     row that is given none; TypeError for an x0 that is no array of numbers.
     """
     if of not in OF:
-        raise unknown("of", of, OF, line.rsplit("(", 1)[0] + '(run, of="{}")')
+        raise unknown("of", of, OF, line.split("(", 1)[0] + '(run, of="{}")')
     run = checked(ds, line, "latent", raw=of == "noise")
     return Rows(run, _clean(run, ds.attrs.get("latent_space"), x0, line) if of == "noise" else None)
 
 
 def _clean(run: xr.Dataset, space: str | None, x0: Any, line: str) -> np.ndarray:
     """x0 in model space, (sample, channel, y, x): what was given in this space, or the row of sigma 0."""
-    call = line.rsplit("(", 1)[0]
+    call = line.split("(", 1)[0]
     latent = run["latent"].transpose(*LATENT)
     if x0 is None:
         zero = np.flatnonzero(run["sigma"].values == 0)
