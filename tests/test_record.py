@@ -643,6 +643,24 @@ def test_a_batch_is_its_samples(coupling):
         identical(fewer, three.isel(sample=slice(0, count)))
 
 
+@pytest.mark.parametrize("path", [tk.VE, tk.FLOW], ids=repr)
+@pytest.mark.parametrize("shift", [0.0, 0.1159])
+def test_a_ladder_in_the_space_of_the_vae_is_that_of_the_model_converted(path, shift):
+    model, x = mixture(path), picture(2)
+    model.latent_scale, model.latent_shift = 0.18215, shift
+    kw = {"steps": 6, "normalize": "channel", "save": tk.Save(dtype="float64"), **QUIET}
+    there = tk.ladder(model, x, **kw)
+    here = tk.ladder(model, x / 0.18215 + shift, latent_space="vae", **kw)
+    assert (there.attrs["latent_space"], here.attrs["latent_space"]) == ("model", "vae")
+    xr.testing.assert_allclose(tk.in_space(there, "vae"), here, rtol=1e-12, atol=1e-12)
+    xr.testing.assert_allclose(tk.in_space(here, "model"), there, rtol=1e-12, atol=1e-12)
+    assert tk.in_space(here, "model").attrs == there.attrs
+    np.testing.assert_array_equal(here.sigma, there.sigma)
+    assert float(here["scale"][-1].mean() * 0.18215) == pytest.approx(float(there["scale"][-1].mean()))
+    with pytest.raises(ValueError, match='latent_space="model"'):
+        tk.ladder(model, x, latent_space="modle", **QUIET)
+
+
 @pytest.mark.parametrize("mode", ["off", *AXES])
 def test_a_ladder_stores_what_its_mode_would_do_to_every_row(mode):
     ds = ladder(normalize=mode)

@@ -14,6 +14,7 @@ from .errors import bad, unknown
 from .noise import COUPLINGS, Keyed, Rungs
 from .record import Recorder, provenance
 from .runs import checked_mode, checked_save
+from .spaces import SPACES
 from .walks import bar
 
 CACHED = 2**18  # bytes of rungs that are drawn, mixed and measured while the processor's cache holds them
@@ -31,8 +32,8 @@ class _Uncalled:
 
 def ladder(model: Any, latent: Any, *, schedule: str = "normal", steps: int = 20, start_at_step: int = 0,
            end_at_step: int | None = None, every: int = 1, coupling: str = "independent", noise: Any = None,
-           normalize: str = "off", sigmas: Sequence[float] | None = None, seed: int = 0, save: Save = Save(),
-           progress: bool = True) -> xr.Dataset:  # fmt: skip
+           normalize: str = "off", sigmas: Sequence[float] | None = None, latent_space: str = "model",
+           seed: int = 0, save: Save = Save(), progress: bool = True) -> xr.Dataset:  # fmt: skip
     """The image at every level of a schedule, without a model call: alpha*x0 + sigma*n, rising.
 
     Parameters
@@ -55,6 +56,9 @@ def ladder(model: Any, latent: Any, *, schedule: str = "normal", steps: int = 20
         Recorded as `shift` and `scale` of every row; ``tk.normalized`` applies it.
     sigmas : sequence of float, optional
         A rising grid of your own in place of the schedule.
+    latent_space : {"model", "vae"}
+        In which space `latent` comes and the rungs are. In the VAE's, where latents are divided by the
+        model's scaling factor, the noise is divided as well; `sigma` counts in model space in both.
     seed, save, progress
         As in ``tk.unsample``; rows are float32 unless ``Save.dtype`` says otherwise. A store gets blocks of
         rungs; memory holds a few of them, however many rungs there are.
@@ -62,8 +66,8 @@ def ladder(model: Any, latent: Any, *, schedule: str = "normal", steps: int = 20
     Returns
     -------
     Dataset
-        dims (step, sample, channel, y, x): `latent`, `nfe`, `rows` (0), `mean`, `std`, `shift`, `scale`; in
-        model space, ``tk.in_space`` converts.
+        dims (step, sample, channel, y, x): `latent`, `nfe`, `rows` (0), `mean`, `std`, `shift`, `scale`;
+        ``tk.in_space`` converts from one space to the other.
 
     Raises
     ------
@@ -87,7 +91,10 @@ def ladder(model: Any, latent: Any, *, schedule: str = "normal", steps: int = 20
         raise unknown("coupling", coupling, COUPLINGS, 'tk.ladder(model, latent, coupling="{}")')
     every = inputs.whole("every", every, 1, None, f"{call}, every=1)")
     seed = inputs.whole("seed", seed, -(2**63), None, "seed=0")
-    x = inputs.latent(as_model(model), latent).cpu()  # the noise is drawn there, and the result is kept there
+    if latent_space not in SPACES:
+        raise unknown("latent_space", latent_space, SPACES, 'tk.ladder(model, latent, latent_space="{}")')
+    # the noise is drawn on the CPU, and the result is kept there
+    x = inputs.latent(as_model(model), latent).cpu()
     if sigmas is None:
         steps = inputs.whole("steps", steps, 1, None, f"{call}, steps=20)")
         falling, lowest = inputs.falling(
@@ -111,12 +118,15 @@ def ladder(model: Any, latent: Any, *, schedule: str = "normal", steps: int = 20
     uncalled = _Uncalled(model)
     attrs = provenance(uncalled, kind="ladder", coupling=coupling if given is None else "given",
                        schedule=schedule, steps=steps, direction="up", seed=seed, normalize=mode)  # fmt: skip
+    if latent_space == "vae":
+        attrs["latent_space"] = "vae"
     names = ["latent", "shift", "scale"]
     with Recorder(save, uncalled, levels, x.shape, attrs, names, "float32", blocks=True,
                   inputs={"latent": x, "noise": given, "sigmas": levels}).guard() as record:  # fmt: skip
         if record.complete:
             return record.opened()
-        mixer = _Mixer(model.path, x, levels, [lowest + k for k in picked], fill, record.dtype)
+        numbers = [lowest + k for k in picked]
+        mixer = _Mixer(model.path, x, levels, numbers, fill, record.dtype, *_space(attrs, latent))
         for first, end in bar(*_blocks(record), f"ladder, {coupling}", progress):
             latent, mean, std = mixer.rungs(first, end, record.block(first, end))
             shift, scale = from_moments(mean, std, x[0, 0].numel(), mode)
@@ -124,6 +134,13 @@ def ladder(model: Any, latent: Any, *, schedule: str = "normal", steps: int = 20
             if mixer.stopped is not None:
                 raise mixer.stopped
         return record.finish()
+
+
+def _space(attrs: dict[str, Any], latent: Any) -> tuple[float, float, bool]:
+    """Scale and shift of the space that the rungs are in, and whether `latent` is in model space instead."""
+    if attrs["latent_space"] == "model":
+        return 1.0, 0.0, False
+    return attrs["latent_scale"], attrs["latent_shift"], type(latent).__module__.startswith("PIL.")
 
 
 def _given(noise: Any, shape: tuple[int, ...], call: str) -> torch.Tensor:
@@ -159,14 +176,18 @@ class _Mixer:
     """Rungs made in place: scaled noise is drawn where the rung will stand, then the image is added.
 
     A few rungs at a time, as many as the processor's cache holds, so that drawing, mixing and measuring cost
-    one way to the memory together.
+    one way to the memory together. In a space with a scale and a shift, z = x/scale + shift, a rung is
+    alpha (z0 - shift) + shift + (sigma/scale) n.
     """
 
     def __init__(self, path: Any, x: torch.Tensor, levels: Sequence[float], numbers: Sequence[int],
-                 fill: Callable, dtype: np.dtype):  # fmt: skip
+                 fill: Callable, dtype: np.dtype, scale: float = 1.0, shift: float = 0.0,
+                 encoded: bool = False):  # fmt: skip
         kind = torch.float64 if dtype == np.float64 else torch.float32  # float16 is rounded to at the end
         column = torch.tensor(levels, dtype=torch.float64)[:, None, None, None, None]
-        self.levels, self.numbers, self.fill = levels, numbers, fill
+        self.levels, self.numbers, self.fill, self.shift = levels, numbers, fill, shift
+        self.amounts = [sigma / scale for sigma in levels]
+        x = x / scale if encoded else x - shift
         self.alpha = path.alpha(column).to(kind)
         self.x = x.to(kind)
         self.few = max(1, CACHED // (x.numel() * self.x.element_size()))
@@ -187,11 +208,13 @@ class _Mixer:
             rungs = torch.from_numpy(out[part]) if in_place else torch.empty(out[part].shape)
             try:
                 for row, rung in enumerate(rungs.unbind(), start=a):
-                    self.fill(rung, self.numbers[row], self.levels[row])
+                    self.fill(rung, self.numbers[row], self.amounts[row])
             except BaseException as exc:  # Ctrl-C above all: what was drawn is kept
                 self.stopped, b = exc, row
                 part, rungs = slice(a - first, b - first), rungs[: b - a]
             rungs.addcmul_(self.x, self.alpha[a:b])
+            if self.shift:
+                rungs.add_(self.shift)
             mean[part], std[part] = self._moments(rungs.numpy())
             if not in_place:
                 out[part] = rungs.numpy()
