@@ -3,7 +3,8 @@
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path as FilePath
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 import zarr
+from zarr.abc.store import SuffixByteRequest
 from zarr.storage import LocalStore
 
 from .dataset import COORDINATES, VARIABLES
@@ -26,20 +28,46 @@ class _Checked(LocalStore):
         got = await super().get(key, prototype, byte_range)
         wanted = self.sizes.get(key.split("/c/")[0]) if got is not None and "/c/" in key else None
         if wanted is not None:
-            _size_checked(FilePath(self.root) / key, *wanted)
+            chunk, index = wanted
+            end = None
+            if index and (byte_range is None or isinstance(byte_range, SuffixByteRequest)):
+                end = got.as_numpy_array()[-index:].tobytes()
+            _size_checked(FilePath(self.root) / key, chunk, index, end)
         return got
 
     sizes: Mapping[str, tuple[int, int]] = {}  # array -> bytes of a chunk, and of what a shard has besides
 
 
-def _size_checked(file: FilePath, chunk: int, index: int) -> None:
+def _size_checked(file: FilePath, chunk: int, index: int, end: bytes | None) -> None:
+    """`end`: the index of a shard, if that was read: where its chunks are said to lie must be possible."""
     size = file.stat().st_size
-    if (size - index) % chunk or size <= index:
+    whole = size > index and not (size - index) % chunk
+    if whole and end is not None:
+        first, length = np.frombuffer(end[:-4], "<u8").reshape(-1, 2).T  # both 2^64 - 1: never written
+        there = length != 2**64 - 1
+        whole = bool((length[there] == chunk).all() and (first[there] <= size - index - chunk).all())
+    if not whole:
         wanted = f"{chunk} bytes" if not index else f"{chunk} bytes a rung and {index} more"
         why = f"this chunk was cut off: it has {size} bytes, not {wanted}; the other rungs can be read"
         raise bad(
             "store", str(file), why, "ds.isel(step=slice(0, k)), or run the call again into another store"
         )
+
+
+def checked(folder: FilePath, read_only: bool = True) -> LocalStore:
+    """A store whose chunks are looked at when they are read: one that was cut off is named."""
+    store = _Checked(folder, read_only=read_only)
+    with _quiet():
+        store.sizes = _sizes(zarr.open_group(store, mode="r" if read_only else "r+"))
+    return store
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without a word about a file that was being written when the process ended."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*not recognized as a component")
+        yield
 
 
 def _sizes(group: zarr.Group) -> dict[str, tuple[int, int]]:
@@ -94,11 +122,9 @@ def open(path: str | PathLike[str]) -> xr.Dataset:
         raise bad("path", str(path), "there is no such folder", line, FileNotFoundError)
     if place.is_file():
         return _from_netcdf(place)
-    store = _Checked(place, read_only=True)
     try:
-        with warnings.catch_warnings():  # a file that was being written when the process ended
-            warnings.filterwarnings("ignore", message=".*not recognized as a component")
-            store.sizes = _sizes(zarr.open_group(store, mode="r"))
+        store = checked(place)
+        with _quiet():
             ds = xr.open_zarr(store, chunks=None, consolidated=False)
     except Exception as exc:
         why = f"not a store that can be read ({type(exc).__name__}: {exc})"
@@ -129,7 +155,7 @@ def to_netcdf(ds: xr.Dataset, path: str | PathLike[str]) -> FilePath:
     -------
     Path
         The file. Attributes that are not numbers or text are written as JSON text, and listed in the
-        attribute ``json_attributes``.
+        attribute ``json_attributes``. float16 comes back as float32, the same numbers: netCDF has none.
 
     Raises
     ------
@@ -150,21 +176,28 @@ def to_netcdf(ds: xr.Dataset, path: str | PathLike[str]) -> FilePath:
         raise bad("ds", ds, "the Dataset of a run", 'tk.to_netcdf(run, "run.nc")', TypeError)
     _needs_netcdf()
     file = FilePath(path)
-    packed = {
-        n: v for n, v in ds.attrs.items() if isinstance(v, bool) or not isinstance(v, (int, float, str))
-    }
-    attrs = {n: json.dumps(v) if n in packed else v for n, v in ds.attrs.items()}
+    attrs = {n: v if _native(v) else json.dumps(v) for n, v in ds.attrs.items()}
+    packed = json.dumps([n for n, v in ds.attrs.items() if not _native(v)])
     fresh = file.with_name(f".{file.name}.new")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        ds.assign_attrs(attrs | {JSON: " ".join(packed)}).to_netcdf(fresh, engine="netcdf4")
+        half = {n: v.astype(np.float32) for n, v in ds.data_vars.items() if v.dtype == np.float16}
+        ds.assign(half).assign_attrs(attrs | {JSON: packed}).to_netcdf(fresh, engine="netcdf4")
         os.replace(fresh, file)
     except OSError as exc:
         line = 'tk.to_netcdf(run, "run.nc")'
         raise bad("path", str(path), f"cannot be written ({exc})", line, type(exc)) from exc
     finally:
-        fresh.unlink(missing_ok=True)
+        with suppress(OSError):
+            fresh.unlink()
     return file
+
+
+def _native(value: Any) -> bool:
+    """Whether netCDF has such an attribute: text, a float, a whole number of 64 bits."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return False
+    return not isinstance(value, int) or -(2**63) <= value < 2**63
 
 
 def _from_netcdf(file: FilePath) -> xr.Dataset:
@@ -179,9 +212,10 @@ def _from_netcdf(file: FilePath) -> xr.Dataset:
     if JSON not in ds.attrs:
         ds.close()
         raise bad("path", str(file), "a netCDF file, but not of a run of this package", line)
-    packed = ds.attrs.pop(JSON).split()
+    packed = json.loads(ds.attrs.pop(JSON))
     plain = {n: v.item() if isinstance(v, np.generic) else v for n, v in ds.attrs.items()}
-    return ds.assign_attrs({n: json.loads(v) if n in packed else v for n, v in plain.items()})
+    names = {n: ds[n].astype(object) for n, v in ds.variables.items() if v.dtype.kind == "U"}
+    return ds.assign(names).assign_attrs({n: json.loads(v) if n in packed else v for n, v in plain.items()})
 
 
 def _needs_netcdf() -> None:

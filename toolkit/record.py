@@ -149,7 +149,8 @@ class Recorder:
         if begun.turn > self._turn:
             return Bookmark(self._turn, done=True)
         self._spent = (begun.calls, begun.rows)
-        if self.growing and self._turn == 1:
+        # a bookmark may be one hop behind the flags, where the process was killed between the two
+        if self.growing and self._turn == 1 and begun.calls == self.sink.small["nfe"][self.newest]:
             self.last(begun.x)
         return begun
 
@@ -317,7 +318,7 @@ class Recorder:
 
     def opened(self) -> xr.Dataset:
         """The run of a store that is whole already."""
-        return open_store(self.save.store)
+        return open_store(self.sink.folder)
 
     def finish(self, extra: Mapping[str, Any] | None = None, **attrs: Any) -> xr.Dataset:
         """The Dataset: unreached rows are left out, `extra` arrays and final attributes come in."""

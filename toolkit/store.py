@@ -10,7 +10,7 @@ import json
 import math
 import os
 import shutil
-import tempfile
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +27,7 @@ from .bookmarks import write as write_bookmark
 from .dataset import LATENT, attributes, moments
 from .errors import bad
 from .inputs import plain
+from .reading import checked
 from .writer import Writer
 
 UNFINISHED = "unfinished: the process ended, or is still running"
@@ -73,7 +74,8 @@ class Store:
 
     def __init__(self, save: Any, coordinates: Mapping, attrs: Mapping, inputs: Mapping, growing: bool,
                  block: int):  # fmt: skip
-        self.folder, self.save, self.growing, self.block = FilePath(save.store), save, growing, block
+        self.folder = FilePath(save.store).absolute()  # the run may go to another folder meanwhile
+        self.save, self.growing, self.block = save, growing, block
         self.request = json.loads(json.dumps({**attrs, "inputs": plain(inputs), "save": _kept(save)}))
         self.arrays: dict[str, Any] = {}
         self.small: dict[str, np.ndarray] = {}  # what the run has of the small arrays
@@ -83,52 +85,49 @@ class Store:
         self.complete, self.flagged, self._lock, self.writer = False, 0, None, None
         self.resumed = self.folder.exists() and _holds_something(self.folder)
         self._home = self.folder
-        if self.resumed:
-            self._reopen()
-        else:
-            self._template(coordinates, attrs)
-        if not self.complete:
-            rows = CAPACITY if growing else len(coordinates["step"][1])
-            self.create("written", ("step",), (rows,), np.dtype(bool))
-            for name in RUNG if growing else ():
-                self._mirror(name, self.group[name])
+        try:
+            if self.resumed:
+                self._reopen()
+            else:
+                self._template(coordinates, attrs)
+            if not self.complete:
+                rows = CAPACITY if growing else len(coordinates["step"][1])
+                self.create("written", ("step",), (rows,), np.dtype(bool))
+                for name in RUNG if growing else ():
+                    self._mirror(name, self.group[name])
+        except BaseException:
+            self.close()
+            raise
 
     # --- the template, or what is there already
 
     def _template(self, coordinates: Mapping, attrs: Mapping) -> None:
-        coordinates = dict(coordinates)
-        if self.growing:
-            coordinates |= {n: _roomy(*coordinates[n], CAPACITY) for n in RUNG}
-        empty = xr.Dataset(
-            coords=coordinates, attrs={**attrs, "request": self.request, "stopped": UNFINISHED}
-        )
+        roomy = {n: _roomy(*coordinates[n], CAPACITY) for n in RUNG} if self.growing else {}
+        told = {**attrs, "request": self.request, "stopped": UNFINISHED}
+        empty = xr.Dataset(coords={**coordinates, **roomy}, attrs=told)
         coding = {n: {"chunks": (min(SMALL, empty.sizes["step"]),)} for n in RUNG}
-        try:
-            self.folder.parent.mkdir(parents=True, exist_ok=True)
-            self._home = FilePath(tempfile.mkdtemp(prefix=f".{self.folder.name}.", dir=self.folder.parent))
-            os.chmod(self._home, 0o755)
-            empty.to_zarr(self._home, mode="a", zarr_format=3, consolidated=False, encoding=coding)
-            self.group = zarr.open_group(self._home, mode="r+")
-            self.group.create_group("resume")
-            self._lock = _locked(self._home / "resume" / "lock", self.save.store)
-        except OSError as exc:
-            self._discard()
-            line = 'tk.Save(store="run.zarr")'
-            raise bad("store", str(self.save.store), f"cannot be written ({exc})", line, type(exc)) from exc
+        home = self.folder.with_name(f".{self.folder.name}.new")
+        with self._named():
+            (home / "resume").mkdir(parents=True, exist_ok=True)
+            self._lock = _locked(home / "resume" / "lock", self.save.store)
+            self._home = home
+            for left in [*home.iterdir(), *(home / "resume").iterdir()]:  # of a process that was killed here
+                if left.name not in ("resume", "lock"):
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
+            zarr.open_group(home, mode="a").create_group("resume")
+            empty.to_zarr(home, mode="a", zarr_format=3, consolidated=False, encoding=coding)
+            self.group = zarr.open_group(home, mode="r+")
 
     def _reopen(self) -> None:
-        told = f'tk.Save(store="{self.folder.with_name(self.folder.stem + "-2" + self.folder.suffix)}")'
-        shown = str(self.save.store)
+        told, shown = self._other(), str(self.save.store)
         try:
             self.group = zarr.open_group(self.folder, mode="r+")
             attrs = dict(self.group.attrs)
         except Exception as exc:
             why = "there is something of that name already, not a run of this package, and it is not touched"
             raise bad("store", shown, why, told) from exc
-        if "request" not in attrs:
-            why = (
-                "there is a Zarr store of that name, but not of a run of this package, and it is not touched"
-            )
+        if not isinstance(attrs.get("request"), dict):
+            why = "there is a Zarr store of that name, not of a run of this package, and it is not touched"
             raise bad("store", shown, why, told)
         differ = _differences(attrs["request"], self.request)
         if differ:
@@ -139,17 +138,18 @@ class Store:
                 was, now = attrs["request"].get(name), self.request.get(name)
                 text = f"{shown} was begun with {name} {was} and goes on with {now}: its bits may differ"
                 warnings.warn(text, stacklevel=5)
+        if "stopped" in attrs:
+            with self._named():
+                self._lock = _locked(self.folder / "resume" / "lock", self.save.store)
+            attrs = dict(zarr.open_group(self.folder, mode="r").attrs)  # it may have ended until then
         if "stopped" not in attrs:
             self.complete = True
             shutil.rmtree(self.folder / "resume", ignore_errors=True)
             return
         try:
-            self._lock = _locked(self.folder / "resume" / "lock", self.save.store)
-        except BlockingIOError:
-            raise
-        except OSError as exc:
-            line = f'tk.open("{shown}")'
-            raise bad("store", shown, f"cannot be gone on with ({exc})", line, type(exc)) from exc
+            self.group = zarr.open_group(checked(self.folder, read_only=False), mode="r+")
+        except Exception as exc:
+            raise bad("store", shown, f"cannot be gone on with ({exc})", told) from exc
         for left in self.folder.rglob("*.partial"):  # of a write that was cut off
             left.unlink(missing_ok=True)
         self.flagged = _leading(self.group["written"][:])
@@ -157,19 +157,23 @@ class Store:
     def publish(self, device: Any) -> Bookmark | None:
         """The template is made: put it in its place; or the bookmark of the run that goes on."""
         if self._home != self.folder:
-            try:
+            with self._named():
                 os.rename(self._home, self.folder)
-            except OSError as exc:
-                self._discard()
-                why = f"cannot be written ({exc})"
-                line = 'tk.Save(store="run.zarr")'
-                raise bad("store", str(self.save.store), why, line, type(exc)) from exc
             self._home, self.group = self.folder, zarr.open_group(self.folder, mode="r+")
             self.arrays = {name: self.group[name] for name in self.arrays}
         if self.complete:
             return None
         self.writer = Writer(self._write)
-        return Bookmark.read(self.folder / "resume" / "bookmark", device) if self.resumed else None
+        try:
+            return Bookmark.read(self.folder / "resume" / "bookmark", device) if self.resumed else None
+        except Exception as exc:
+            why = f"its bookmark cannot be read ({exc}), so it cannot be gone on with; its rows can be read"
+            raise bad("store", str(self.save.store), why, self._other()) from exc
+
+    def _other(self) -> str:
+        """The line to type where this store is not to be had."""
+        named = FilePath(self.save.store)
+        return f'tk.Save(store="{named.with_name(named.stem + "-2" + named.suffix)}")'
 
     def create(self, name: str, dims: Sequence[str], shape: Sequence[int], dtype: np.dtype,
                fill: float | None = None) -> None:  # fmt: skip
@@ -178,17 +182,18 @@ class Store:
         big = tuple(dims) == LATENT
         fits = name in self.group and self.group[name].shape == tuple(shape)
         if name in self.group and not fits:
-            raise bad("store", name, f"has {name} of shape {self.group[name].shape}, not {tuple(shape)}",
-                      'tk.Save(store="run-2.zarr")')  # fmt: skip
+            why = f"it has {name} of shape {self.group[name].shape}, not {tuple(shape)}"
+            raise bad("store", str(self.save.store), why, self._other())
         if not fits:
             rows = self.block if name == "latent" else 0
             whole = (min(SMALL, shape[0]), *shape[1:]) if dims and dims[0] == "step" else tuple(shape)
-            self.group.create_array(
-                name, shape=shape, dtype=dtype, dimension_names=dims,
-                fill_value=FILL.get(dtype.kind, 0) if fill is None else fill,
-                chunks=(1, *shape[1:]) if big else whole, shards=(rows, *shape[1:]) if rows > 1 else None,
-                compressors=codec(self.save.compressor) if big else None, attributes=attributes(name),
-            )  # fmt: skip
+            with self._named():
+                self.group.create_array(
+                    name, shape=shape, dtype=dtype, dimension_names=dims,
+                    fill_value=FILL.get(dtype.kind, 0) if fill is None else fill,
+                    chunks=(1, *shape[1:]) if big else whole, shards=(rows, *shape[1:]) if rows > 1 else None,
+                    compressors=codec(self.save.compressor) if big else None, attributes=attributes(name),
+                )  # fmt: skip
         self.arrays[name] = self.group[name]
         if not big and dims and dims[0] == "step":
             self._mirror(name, self.arrays[name])
@@ -208,7 +213,9 @@ class Store:
             self.small[name][row] = value
             self._items.append(("small", name, row, row + 1, self.small[name][row : row + 1].copy()))
         else:
-            self._items.append(("big", name, row, Copy(value) if isinstance(value, torch.Tensor) else value))
+            # the caller may write on what it handed over before the writer comes to it
+            copy = Copy(value) if isinstance(value, torch.Tensor) else np.array(value)
+            self._items.append(("big", name, row, copy))
 
     def fill(self, name: str, values: Any) -> None:
         """All rows of a small variable, from the first."""
@@ -234,9 +241,9 @@ class Store:
         """Hands over what was put, with where the run stands; waits until what came before is written."""
         if mark is not None:
             self._items.append(("mark", *mark.pack(self._known)))
-        items, self._items = self._items, []
         with self._named():
-            self.writer.put(items)
+            self.writer.put(self._items)
+        self._items = []  # not before: Ctrl-C while it waits loses nothing
 
     def flush(self) -> None:
         """Returns when all that was put is in the store."""
@@ -249,10 +256,17 @@ class Store:
         """An error of the disk says which store it was, and how the run is gone on with."""
         try:
             yield
+        except BlockingIOError:
+            raise
         except OSError as exc:
+            shown, kind = str(self.save.store), type(exc)
+            line = f'make room, then the same call with tk.Save(store="{shown}")'
             why = f"cannot be written any more ({exc}); what was written is kept, and the same call goes on"
-            line = f'make room, then the same call with tk.Save(store="{self.save.store}")'
-            error = bad("store", str(self.save.store), why, line, type(exc))
+            if self.writer is None and not self.resumed:
+                why, line = f"cannot be written ({exc})", 'tk.Save(store="run.zarr")'
+                if self.folder.exists() and _holds_something(self.folder):
+                    why, line, kind = "another run has made it meanwhile", self._other(), BlockingIOError
+            error = bad("store", shown, why, line, kind)
             error.errno = exc.errno
             raise error from exc
 
@@ -263,15 +277,16 @@ class Store:
     def finish(self, extra: Mapping[str, tuple[Sequence[str], Any]], attrs: Mapping[str, Any]) -> None:
         """Writes what is left, and the final attributes; then the run is whole, or says why it stopped."""
         self.flush()
-        for name, (dims, values) in extra.items():
-            array = np.asarray(values)
-            self.group.create_array(
-                name, shape=array.shape, dtype=array.dtype, chunks=array.shape, compressors=None,
-                fill_value=FILL.get(array.dtype.kind, 0), dimension_names=dims, attributes=attributes(name),
-                overwrite=True,
-            )  # fmt: skip
-            self.group[name][...] = array
-        self.group.attrs.put({**attrs, "request": self.request})
+        with self._named():
+            for name, (dims, values) in extra.items():
+                array = np.asarray(values)
+                self.group.create_array(
+                    name, shape=array.shape, dtype=array.dtype, chunks=array.shape, compressors=None,
+                    fill_value=FILL.get(array.dtype.kind, 0), dimension_names=dims, overwrite=True,
+                    attributes=attributes(name),
+                )  # fmt: skip
+                self.group[name][...] = array
+            self.group.attrs.put({**attrs, "request": self.request})
         if "stopped" not in attrs:
             shutil.rmtree(self.folder / "resume", ignore_errors=True)
 
@@ -287,8 +302,11 @@ class Store:
 
     def _discard(self) -> None:
         """Removes a template that was not put in its place."""
-        if self._home != self.folder:
+        for _ in range(100):  # where one write failed, Zarr may still have others under way
             shutil.rmtree(self._home, ignore_errors=True)
+            if not self._home.exists():
+                return
+            time.sleep(0.01)
 
     # --- the writer's thread
 
