@@ -61,9 +61,13 @@ def test_unsample_with_another_digit(tmp_path: Path):
 
 
 def test_noise_ladder_with_other_images(tmp_path: Path):
-    made = execute("02_noise_ladder", tmp_path, samples=12, steps=9, channel=2, seed=5)
-    assert sorted(path.name for path in made.iterdir()) == ["independent.zarr", "ladder.html", "shared.zarr"]
-    for coupling in ("independent", "shared"):
+    made = execute("02_noise_ladder", tmp_path, samples=12, steps=9, channel=2, seed=5, rungs=50)
+    couplings, others = ("independent", "shared", "markov"), ["long.zarr", "stopped.zarr", "ladder.html"]
+    files = sorted([*(f"{coupling}.zarr" for coupling in couplings), *others])
+    assert sorted(path.name for path in made.iterdir()) == files
+    assert tk.open(made / "long.zarr").sizes["step"] == 50
+    assert tk.open(made / "stopped.zarr").sizes["step"] == 10
+    for coupling in couplings:
         ladder = tk.open(made / f"{coupling}.zarr")
         assert (ladder.attrs["coupling"], ladder.attrs["seed"]) == (coupling, 5)
         assert dict(ladder.sizes) == {"step": 10, "sample": 12, "channel": 4, "y": 8, "x": 8}

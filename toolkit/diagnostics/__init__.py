@@ -1,10 +1,12 @@
 """What a recorded run says of itself: Dataset in, Dataset out, with NumPy, SciPy and xarray alone."""
 
+from .compared import comparison
 from .correlation import cosine_matrix, image_correlation, rung_correlation
 from .geometry import principal_components, trajectory
 from .noise import normality, residual_noise
 from .overview import report
 from .plots import (
+    plot_comparison,
     plot_cosine,
     plot_moments,
     plot_normality,
@@ -19,10 +21,12 @@ from .texture import texture_error
 
 __all__ = [
     "autocorrelation",
+    "comparison",
     "cosine_matrix",
     "image_correlation",
     "moments",
     "normality",
+    "plot_comparison",
     "plot_cosine",
     "plot_moments",
     "plot_normality",

@@ -51,7 +51,7 @@ PANEL = 2.55  # inches, the height of a row of panels
 HEAD = 0.52  # inches, for the title of the figure and where its data are from
 FOOT = 0.34  # inches, for the legend
 DOTTED = 64  # rungs up to which each is marked
-DENSE = 1000  # rungs from which lines would fill the panel
+DENSE = 400  # rungs from which lines would fill the panel
 SLOT = 0.45  # decades that sigma = 0 gets on a log axis
 TITLE, TEXT, TICK = 9.0, 7.8, 7.5  # points
 LETTER = 5.1  # pixels, the mean width of a letter of what is under the titles
@@ -145,7 +145,9 @@ def provenance(ds: xr.Dataset) -> str:
     words = [str(of), *(str(attrs[k]) for k in ("solver", "inverse", "schedule", "path") if attrs.get(k))]
     words += [f"cfg {attrs['cfg']:g}"] if attrs.get("cfg") not in (None, 1.0) else []
     for name in ("step", "sample"):
-        count = ds.sizes.get(name, 0)
+        labels = ds.coords.get(name)
+        told = labels is not None and labels.dtype.kind in "OU"  # then each says what it is
+        count = 0 if told else ds.sizes.get(name, 0)
         words += (
             [f"{count:,} {'rung' if name == 'step' else name}{'s' if count > 1 else ''}"] if count else []
         )
@@ -218,8 +220,8 @@ def series(variable: xr.DataArray, along: str = "step") -> list[tuple[str, np.nd
 
 
 def _named(variable: xr.DataArray, dim: str, place: int) -> str:
-    value = str(variable[dim].values[place]) if dim in variable.coords else str(place)
-    return value if dim == "channel" else f"{dim} {value}"
+    value = variable[dim].values[place] if dim in variable.coords else place
+    return str(value) if isinstance(value, str) or dim == "channel" else f"{dim} {value}"
 
 
 def lines(axes: Axes, x: np.ndarray, variable: xr.DataArray, along: str = "step") -> None:

@@ -14,6 +14,7 @@ from .statistics import OVER, PER
 
 MOST = 5000  # SciPy's p of Shapiro-Wilk (Royston, 1995) is approximate above it
 FEWEST = 3  # there is no W below
+LEVEL = 0.05  # of the test of normality: Iterative-Mixer draws its line there
 NARROWEST = 1e-19  # range under which Royston's algorithm takes all values as equal
 
 TESTS = {

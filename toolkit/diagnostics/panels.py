@@ -33,10 +33,9 @@ from .figures import (
     value_axis,
 )
 
-LEVEL = 0.05  # of the test of normality: Iterative-Mixer draws its line there
 SPECTRA = 6  # rungs whose spectrum is drawn
 LINES = 11  # of text, in the height of a panel
-TICKS, FEW = 6, 4  # of a matrix, along each side, in a figure of its own and on a page of many
+TICKS, FEW = 6, 4  # of a matrix, along each side, in a figure of its own and beside others
 
 
 def over_noise(name: str, title: str, short: str, expected: tuple[float, str] | None = None, *,
@@ -138,7 +137,7 @@ def matrix(name: str, sample: int, bar: bool, axes: Axes, ds: xr.Dataset) -> Non
     image = axes.imshow(values, cmap=ramp(DIVERGING), vmin=-1, vmax=1, interpolation="nearest", **size)
     axes.grid(False)
     axes.patch.set(hatch="////", edgecolor=EDGE, linewidth=0)  # what is NaN is no colour of the map
-    most = TICKS if bar else FEW
+    most = TICKS if bar and ds.sizes["sample"] == 1 else FEW
     same = np.array_equal(ds["sigma"].values, ds["sigma_b"].values)  # a run with itself
     for way, coordinate in (("y", "sigma"), ("x", "sigma_b")):
         level = ds[coordinate].values

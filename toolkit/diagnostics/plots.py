@@ -1,6 +1,6 @@
 """Figures of what the diagnostics find: their Dataset in, a matplotlib Figure out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -9,12 +9,13 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from ..errors import bad, unknown
+from .compared import comparison
 from .correlation import cosine_matrix, rung_correlation
 from .figures import WIDTH, Panel, page
 from .geometry import principal_components, thinning, trajectory
-from .noise import normality
+from .noise import LEVEL, normality
 from .overview import report, together
-from .panels import LEVEL, findings, matrix, missing, over_noise, plane, spectra
+from .panels import findings, matrix, missing, over_noise, plane, spectra
 from .spectrum import power_spectrum
 from .statistics import moments
 
@@ -45,16 +46,27 @@ TRAJECTORY = [
     over_noise("step_cosine", "How much each step turns", "cosine", (1.0, "straight on"), span=(0.999, 1.0)),
     over_noise("curvature", "How much it bends", "curvature", scale="log", span=(np.inf, 1e-5)),
 ]
+IMAGE = over_noise("image_correlation", "What it keeps of the image", "correlation", (0.0, "nothing"))
+TEXTURE = over_noise("texture_ratio", "Plain areas against textured ones", "ratio of std", (1.0, "alike"))
 REPORT = [
     NORMALITY[0], MOMENTS[0], MOMENTS[1],
-    over_noise("image_correlation", "What it keeps of the image", "correlation", (0.0, "nothing")),
+    IMAGE,
     SPECTRUM[0]._replace(draw=partial(spectra, False), note=f"pale to dark: low to high σ; {WHITE}"),
     SPECTRUM[1],
     over_noise("l_pair", "Do pixels know their neighbours?", "L_pair", scale="log"),
-    over_noise("texture_ratio", "Plain areas against textured ones", "ratio of std", (1.0, "alike")),
+    TEXTURE,
     Panel(("rung_correlation",), "Rungs against each other", partial(matrix, "rung_correlation", 0, False),
           "brown 1, white 0, blue \u22121"),
     *TRAJECTORY,
+]  # fmt: skip
+COMPARISON = [
+    MOMENTS[1],
+    over_noise("shapiro_rejected", "How many are not normal", "share of samples",
+               (LEVEL, "good noise"), span=(0.0, 1.0)),
+    over_noise("neighbour_correlation", "Do pixels know their neighbours?", "correlation", (0.0, "nothing")),
+    SPECTRUM[1],
+    IMAGE,
+    TEXTURE,
 ]  # fmt: skip
 
 
@@ -151,6 +163,39 @@ def plot_spectrum(ds: xr.Dataset) -> Figure:
     return page(ds, "The spectrum of the noise", there(SPECTRUM, ds), high=2.9)
 
 
+def plot_comparison(ds: xr.Dataset | Mapping[str, xr.Dataset]) -> Figure:
+    """The noise of several runs side by side, over the noise level, as a figure.
+
+    Parameters
+    ----------
+    ds : Dataset, or mapping of str to Dataset
+        Of `comparison`; or runs by name, which are then compared; or a single run.
+
+    Returns
+    -------
+    Figure
+        matplotlib's, 880 pixels wide: spread, normality, correlation with neighbours, flatness of the
+        spectrum, correlation with the image, and plain areas against textured ones. A line a run.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For what is none of these, and as `comparison`.
+
+    Examples
+    --------
+    >>> import toolkit as tk
+    >>> runs = {"ladder": tk.testing.ladder_dataset(), "run": tk.testing.unsample_dataset()}
+    >>> tk.diagnostics.plot_comparison(runs)
+    <Figure size 880x... with 6 Axes>
+    """
+    line = 'tk.diagnostics.plot_comparison({"noise": tk.testing.ladder_dataset()})'
+    if isinstance(ds, Mapping) and not isinstance(ds, xr.Dataset):
+        ds = comparison(ds)
+    ds = found_in(ds, COMPARISON, [lambda run: comparison({"run": run})], line)
+    return page(ds, "Good noise and bad, over the noise level", there(COMPARISON, ds), 3, high=2.75)
+
+
 def plot_cosine(ds: xr.Dataset, name: str = "cosine") -> Figure:
     """How much each rung is like each other one: a matrix as a picture, a panel a sample.
 
@@ -198,6 +243,9 @@ def plot_cosine(ds: xr.Dataset, name: str = "cosine") -> Figure:
 
 
 def _of_sample(ds: xr.Dataset, k: int) -> str:
+    name = ds["sample"].values[k] if "sample" in ds.coords else k
+    if isinstance(name, str):
+        return name.capitalize()
     return f"Sample {k}" if ds.sizes["sample"] > 1 else "Every rung with every other"
 
 
