@@ -20,8 +20,9 @@ PAIRS = ("step", "step_b", "sample")
 def image_correlation(ds: xr.Dataset, x0: Any = None) -> xr.Dataset:
     """Pearson correlation of the noise of every rung with the clean image, channel by channel.
 
-    Noise knows nothing of the image: 0, give or take 1/sqrt(pixels). What an inversion leaves of the image in
-    its noise shows here.
+    Noise that was drawn knows nothing of the image: 0, give or take 1/sqrt(pixels). That of an ODE does: the
+    flow leaves the coarse pattern of the noise in the image, so that a model's own samples correlate with
+    their true noise as well. Compare an inversion with these, not with 0.
 
     Parameters
     ----------

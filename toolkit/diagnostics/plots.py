@@ -46,7 +46,7 @@ TRAJECTORY = [
     over_noise("step_cosine", "How much each step turns", "cosine", (1.0, "straight on"), span=(0.999, 1.0)),
     over_noise("curvature", "How much it bends", "curvature", scale="log", span=(np.inf, 1e-5)),
 ]
-IMAGE = over_noise("image_correlation", "What it keeps of the image", "correlation", (0.0, "nothing"))
+IMAGE = over_noise("image_correlation", "What it keeps of the image", "correlation", (0.0, "drawn noise"))
 TEXTURE = over_noise("texture_ratio", "Plain areas against textured ones", "ratio of std", (1.0, "alike"))
 REPORT = [
     NORMALITY[0], MOMENTS[0], MOMENTS[1],
