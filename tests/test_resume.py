@@ -108,14 +108,15 @@ def test_an_unsample_goes_on(name, kept, reference, images, tmp_path):
     )
     make = Make(tk.unsample, model, images["in"], prompt=0, negative=1, kept=KEPT[kept], **UNSAMPLES[name])
     calls = counted(model, lambda: make(tk.Save()))
-    goes_on(model, make, tmp_path, sorted({1, calls // 3, calls // 2, calls - 2, calls - 1}))
+    cuts = {1, calls // 3, calls // 2, calls - 2, calls - 1} if kept == "all" else {calls // 3, calls - 2}
+    goes_on(model, make, tmp_path, sorted(cuts))
 
 
 @pytest.mark.parametrize("name", list(tk.SOLVERS))
 def test_a_sample_of_every_solver_goes_on(name, mixture, tmp_path):
     make = Make(tk.sample, mixture, solver=name, shape=SHAPE, prompt=0, negative=1, cfg=2.0)
     calls = counted(mixture, lambda: make(tk.Save()))
-    goes_on(mixture, make, tmp_path, sorted({calls // 2, calls - 1}))
+    goes_on(mixture, make, tmp_path, [2 * calls // 3])
 
 
 @pytest.mark.parametrize("name", ["offsets", "algebraic", "algebraic, a pair", "noise", "mask"])
