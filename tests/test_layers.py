@@ -31,6 +31,9 @@ NEVER = [
     ("toolkit.dataset", "toolkit.reading"),
     ("toolkit.reading", "toolkit.store"),
     ("toolkit.record", "toolkit.diagnostics"),
+    ("toolkit.regions", "toolkit.runs"),
+    ("toolkit.composites", "toolkit.runs"),
+    ("toolkit.solvers", "toolkit.children"),
     ("toolkit.store", "toolkit.record"),
     ("toolkit.runs", "toolkit.comfy"),
 ]

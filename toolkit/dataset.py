@@ -41,10 +41,19 @@ VARIABLES: dict[str, tuple[tuple[str, ...], str]] = {
     "shift": (("step", "sample", "channel"), "what normalising subtracts from latent"),
     "scale": (("step", "sample", "channel"), "what normalising divides latent by (unbiased std)"),
     "mask": (("sample", "y", "x"), "weight of the model's answer; the rest is the original"),
+    "base_mask": (("y", "x"), "where the base sampler of a regional node works"),
+    "region_mask": (("region", "y", "x"), "mask of each region on the latent; of base, what they leave"),
+    "weight": (("step", "region", "y", "x"), "share of each region in the answer at this level"),
+    "conflict": (
+        ("step", "region", "sample"),
+        "rms of a region's opinion minus the fused one, where it has weight",
+    ),
+    "seam_gradient": (("step", "sample"), "mean gradient of denoised where regions meet over that elsewhere"),
 }
 
 COORDINATES: dict[str, tuple[str, str]] = {
     "step": ("rung, counted from the first row", "1"),
+    "region": ("region, in the order given", "1"),
     "sigma": ("noise level", "1"),
     "timestep": ("the model's clock at this noise level", "1"),
     "alpha": ("scale of the clean signal at this noise level", "1"),

@@ -27,6 +27,8 @@ class Masked:
     def __init__(self, inner: Denoiser, mask: torch.Tensor, latent: torch.Tensor, noise=None, rest=None):
         self.inner, self.mask, self.model, self.path = inner, mask, inner.model, inner.path
         self.levels, self.channels = inner.levels, inner.channels
+        # of regions under the mask: what they say of an answer is said of ours
+        self._alias, self.about = getattr(inner, "alias", None), getattr(inner, "about", None)
         rest = 1.0 - mask if rest is None else rest
         self._pinned = rest * latent
         self._pinned_noise = None if noise is None else rest * noise
@@ -52,7 +54,10 @@ class Masked:
             outside = outside + sigma * self._pinned_noise
         x0, u = self.inner.denoise(self.mask * x + outside, sigma, uncond)
         # the unconditional answer too, else the cfg_pp names move what is masked (in ComfyUI they do)
-        return Denoised(self.mask * x0 + self._pinned, None if u is None else self.mask * u + self._pinned)
+        shown = self.mask * x0 + self._pinned
+        if self._alias is not None:
+            self._alias(x0, shown)
+        return Denoised(shown, None if u is None else self.mask * u + self._pinned)
 
     def __repr__(self) -> str:
         return f"Masked({self.inner!r})"

@@ -12,6 +12,7 @@ from . import inputs
 from .dataset import LATENT
 from .errors import bad
 from .inverse import Replaying, frozen
+from .layouts import Layout
 from .noise import Keyed
 from .solvers import Solver
 from .solvers import solver as find_solver
@@ -33,6 +34,7 @@ class Asked:
     prompt: Any
     negative: Any
     cfg: Any
+    regions: Any
     mask: Any
     noise: Any
     add_noise: bool
@@ -65,6 +67,7 @@ class Plan:
     pinned: torch.Tensor | None = None
     pinned_noise: torch.Tensor | None = None
     image: Any = None  # what the run that is replayed began with
+    layout: Layout | None = None  # the regions, fitted
 
     noise: Keyed = field(init=False)
 
@@ -86,8 +89,9 @@ class Plan:
 
     def inputs(self) -> dict[str, Any]:
         """The arrays that this run is made of."""
+        regions = {} if self.layout is None else self.layout.inputs(self.asked)
         return {"state": self.x, "mask": self.mask, "pinned": self.pinned, "noise": self.pinned_noise,
-                "sigmas": self.asked, "image": self.image}  # fmt: skip
+                "sigmas": self.asked, "image": self.image, **regions}  # fmt: skip
 
 
 def replay(ds: xr.Dataset, model: Any, asked: Asked) -> Plan:
@@ -145,6 +149,11 @@ def replay(ds: xr.Dataset, model: Any, asked: Asked) -> Plan:
     if "mask" in ds:
         plan.mask = tensor(ds.mask.values)[:, None]
         plan.pinned = tensor(latent[0].values) / model.path.alpha(levels[-1])
+    if asked.regions is not None:
+        plan.layout = Layout.fit(asked.regions, plan.x.shape, plan.x.device, levels)
+        plan.edited += ["regions"] * (not plan.layout.recorded_in(ds))
+    elif "regions" in facts:
+        plan.layout = Layout.read(ds, plan.x.device)
     return plan
 
 
@@ -236,13 +245,23 @@ def fresh(model: Any, start: Any, asked: Asked) -> Plan:
             f"of the shape of the state, {tuple(x0.shape)}",
             f"{call}, noise=None)",
         )
+    layout, unit = _laid_out(asked, unit, levels)
     x = _noised(model, x0, unit, levels[0]) if asked.add_noise else x0
     rows = levels[:1] if solver.adaptive else list(solver.grid(levels))
     plan = Plan(solver, rows, x.contiguous(), asked.prompt, asked.negative, cfg, asked.seed,
-                schedule, kind="noise" if start is None else "latent", asked=levels)  # fmt: skip
+                schedule, kind="noise" if start is None else "latent", asked=levels,
+                layout=layout)  # fmt: skip
     if asked.mask is not None:
         plan.mask, plan.pinned, plan.pinned_noise = inputs.mask(asked.mask, x.shape, x.device), x0, unit
     return plan
+
+
+def _laid_out(asked: Asked, unit: torch.Tensor, levels: list[float]) -> tuple[Layout | None, torch.Tensor]:
+    """The regions on the latents, and the start noise with theirs in it."""
+    if asked.regions is None:
+        return None, unit
+    layout = Layout.fit(asked.regions, unit.shape, unit.device, levels)
+    return layout, layout.start_noise(unit, asked.seed if asked.noise is None else None)
 
 
 def _noised(model: Any, x0: torch.Tensor, unit: torch.Tensor, sigma: float) -> torch.Tensor:

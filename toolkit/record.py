@@ -78,12 +78,14 @@ class Recorder:
     blocks : whether rows come many at a time, by `rungs`.
     inputs : arrays (or None) that the run was handed: another call with the same ones goes on with a store.
     device : where the states of a run that is gone on with belong.
+    coordinates : further dimensions by name, as (dim, values, attributes).
     """
 
     def __init__(self, save: Save, denoiser: Any, sigmas: Sequence[float], shape: Sequence[int],
                  attrs: Mapping, variables: Sequence[str] = ("latent", "denoised"),
                  dtype: str = "float64", growing: bool = False, blocks: bool = False,
-                 inputs: Mapping = MappingProxyType({}), device: Any = "cpu"):  # fmt: skip
+                 inputs: Mapping = MappingProxyType({}), device: Any = "cpu",
+                 coordinates: Mapping = MappingProxyType({})):  # fmt: skip
         self.save, self.denoiser, self.sigmas, self.attrs = save, denoiser, list(sigmas), dict(attrs)
         self.room, self.newest, self.growing, self.stored = (
             len(self.sigmas),
@@ -95,7 +97,9 @@ class Recorder:
         self.solver = attrs.get("solver", attrs["kind"])
         self.sizes = dict(zip(("step", "sample", "channel", "y", "x"), (self.room, *shape), strict=True))
         rungs = rung_coordinates(sigmas, denoiser.levels, denoiser.path)
-        self.coordinates = rungs | latent_coordinates(shape)
+        self.coordinates = rungs | latent_coordinates(shape) | dict(coordinates)
+        self.sizes |= {name: len(values) for name, (_, values, _) in coordinates.items()}
+        self._about = getattr(denoiser, "about", None)  # of a denoiser that knows more of its answers
         self.dtype = np.dtype(save.dtype or dtype)
         self.phase = ""  # what pass over the rows this is, for messages
         self._own: dict[str, tuple[str, ...]] = {}
@@ -230,6 +234,9 @@ class Recorder:
         """The denoiser's x0 at a row."""
         if x0 is not None and self._keeps(row) and "denoised" in self.sink.arrays:
             self.sink.put("denoised", row, x0)
+        if self._about is not None:
+            for name, value in self._about(x0).items():
+                self.sink.put(name, row, value)
 
     def put(self, name: str, row: int, value: Any) -> None:
         """Any other variable of the schema at a row, always kept."""

@@ -8,10 +8,13 @@ import numpy as np
 import torch
 import xarray as xr
 
+from .composites import Regional
 from .dataset import Save
 from .denoisers import guide
 from .errors import bad
+from .layouts import Layout
 from .loop import steps as walk
+from .ode import probability_flow
 from .runs import GUIDED, sample, unsample
 from .solvers import SOLVERS
 
@@ -60,10 +63,10 @@ def round_trip(model: Any, latent: Any, *, solver: Any = "euler", prompt: Any = 
         Measure `accuracy`. None: where the model is closed form and cfg is at most 1.5. True: at any cfg
         (thousands of calls at a high one), and for any model: where it is not closed form the truth is a run
         of 32 midpoint steps a hop, ``attrs["truth"]`` says which. It stays NaN where x_T is no solution of
-        the ODE: for extracted noise, and for the cfg_pp solvers.
+        the ODE: for extracted noise, and for the cfg_pp solvers; and under a mask.
     **unsampling
-        Any other argument of ``tk.unsample``: inverse, via, schedule, steps, end_at_step, mask, sigmas,
-        sigma_shift.
+        Any other argument of ``tk.unsample``: inverse, via, schedule, steps, end_at_step, regions, mask,
+        sigmas, sigma_shift.
 
     Returns
     -------
@@ -105,12 +108,15 @@ def round_trip(model: Any, latent: Any, *, solver: Any = "euler", prompt: Any = 
         **asked,
         **unsampling,
     )
-    down = sample(model, start=up, progress=progress, save=Save(what=["latent"]))
+    # a weight that is a function is in no record
+    regions = unsampling.get("regions")
+    own = {"regions": regions} if any(callable(region.weight) for region in regions or ()) else {}
+    down = sample(model, start=up, progress=progress, save=Save(what=["latent"]), **own)
     given, top, returned = up.latent[0].values, up.latent[-1].values, down.latent[-1].values
     unknown = np.full(len(given), np.nan)
     without = unknown
     if "aux" in up:
-        alone = sample(model, start=up.drop_vars("aux"), progress=progress, save=Save(what=["latent"]))
+        alone = sample(model, start=up.drop_vars("aux"), progress=progress, save=Save(what=["latent"]), **own)
         without = relative(alone.latent[-1].values, given)
     accuracy, source = _accuracy(model, up, truth, progress, asked)
     values = {
@@ -163,26 +169,29 @@ def _accuracy(model: Any, up: xr.Dataset, truth: bool | None, progress: bool,
               asked: dict[str, Any]) -> tuple[np.ndarray, str | None]:  # fmt: skip
     """Distance of x_T from the true ODE's, (sample,), and where that is from; NaN, None where not wanted."""
     known = hasattr(model, "probability_flow")
-    wanted = known and asked["cfg"] <= GUIDED if truth is None else truth
+    regions = up.attrs.get("regions", [])
+    guided = max([asked["cfg"], *(told["cfg"] for told in regions if told["cfg"] is not None)])
+    wanted = known and guided <= GUIDED if truth is None else truth
     levels = [float(s) for s in up.sigma.values if s > 0]
-    if not wanted or not aims_at_ode(up) or "mask" in up or len(levels) < 2:
+    told = not any(isinstance(told["weight"], str) for told in regions)  # a function is in no record
+    if not wanted or not told or not aims_at_ode(up) or "mask" in up or len(levels) < 2:
         return np.full(up.sizes["sample"], np.nan), None
     source = "closed form, DOP853" if known else f"{FINE} midpoint steps a hop"
-    top = true_top(model, lowest_state(up, model), levels, progress, asked)
+    layout = Layout.read(up, getattr(model, "device", "cpu")) if regions else None
+    top = true_top(model, lowest_state(up, model), levels, progress, asked, layout)
     return relative(up.latent[-1].values, top), source
 
 
 def true_top(model: Any, start: torch.Tensor, levels: Sequence[float], progress: bool,
-           asked: dict[str, Any]) -> np.ndarray:  # fmt: skip
+           asked: dict[str, Any], layout: Layout | None = None) -> np.ndarray:  # fmt: skip
     """x_T of the ODE from `start` at the lowest level: solved to 1e-8, or by a fine run."""
-    if hasattr(model, "probability_flow"):
-        ends = [levels[0], levels[-1]]
-        found = model.probability_flow(
-            start.to(model.device), ends, tolerance=1e-8, progress=progress, **asked
-        )
+    x, ends = start.to(getattr(model, "device", start.device)), [levels[0], levels[-1]]
+    if hasattr(model, "probability_flow") and layout is None:
+        found = model.probability_flow(x, ends, tolerance=1e-8, progress=progress, **asked)
         return found[-1].cpu().numpy()
-    denoiser, x = guide(model, asked["prompt"], asked["negative"], asked["cfg"]), start
-    x = x.to(getattr(model, "device", x.device))
+    denoiser = guide(model, **asked) if layout is None else Regional(model, layout, **asked)
+    if hasattr(model, "probability_flow"):
+        return probability_flow(denoiser, x, ends, 1e-8, progress)[-1].cpu().numpy()
     # even in log sigma within a hop, and the hops as they are
     fine = [np.geomspace(a, b, FINE + 1)[:-1] for a, b in pairwise(levels) if b > a]
     grid = np.append(np.concatenate(fine), levels[-1])

@@ -10,15 +10,18 @@ import torch
 import xarray as xr
 
 from . import inputs
+from .composites import Regional
 from .dataset import NORMALIZE, Save, shift_and_scale
 from .denoisers import Denoiser, as_model, guide
 from .errors import bad, unknown
 from .inverse import LADDERS, choose, climber
+from .layouts import ROWED, Layout
 from .masks import Masked
 from .noise import Keyed
 from .passes import NEEDS, PASSES, Run, stored
 from .plans import Asked, Plan, fresh, replay
 from .record import Recorder, as_numpy, digest, provenance
+from .regions import Region
 from .solvers import Solver
 from .solvers import solver as find_solver
 from .walks import Walk
@@ -44,10 +47,17 @@ def _options(solver: Solver) -> dict[str, Any]:
     return {"solver": solver.name, "solver_options": dict(solver.options)}
 
 
-def _denoiser(model: Any, x: torch.Tensor, prompt: Any, negative: Any, cfg: Any) -> Denoiser:
-    made = guide(model, prompt, negative, cfg)
+def _denoiser(model: Any, x: torch.Tensor, prompt: Any, negative: Any, cfg: Any,
+              layout: Layout | None) -> Denoiser | Regional:  # fmt: skip
+    bound = (prompt, negative, cfg)
+    made = guide(model, *bound) if layout is None else Regional(model, layout, *bound)
     made.bind(len(x))
     return made
+
+
+def _regions(layout: Layout | None) -> dict[str, Any]:
+    """What regions add to the attributes of a run."""
+    return {} if layout is None else {"regions": layout.facts()}
 
 
 def _normal(latent: np.ndarray, mode: str) -> dict[str, Any]:
@@ -59,8 +69,8 @@ def _normal(latent: np.ndarray, mode: str) -> dict[str, Any]:
 def unsample(model: Any, latent: Any, *, solver: str | Solver = "euler", inverse: str = "auto",
              via: str | Solver = "midpoint", coupling: str = "independent", schedule: str = "normal",
              steps: int = 20, end_at_step: int = 0, prompt: Any = None, negative: Any = None,
-             cfg: float = 1.0, normalize: str = "off", mask: Any = None,
-             sigmas: Sequence[float] | None = None, sigma_shift: float = 0.0, seed: int = 0,
+             cfg: float = 1.0, regions: Sequence[Region] | None = None, normalize: str = "off",
+             mask: Any = None, sigmas: Sequence[float] | None = None, sigma_shift: float = 0.0, seed: int = 0,
              save: Save = Save(), progress: bool = True) -> xr.Dataset:  # fmt: skip
     """An image run backwards to its noise: one row a level, from clean to noise.
 
@@ -90,6 +100,8 @@ def unsample(model: Any, latent: Any, *, solver: str | Solver = "euler", inverse
         Leave out the top levels: the run ends below them.
     prompt, negative, cfg
         What the model conditions on, and the guidance scale; a list is one a sample.
+    regions : list of Region, optional
+        Conditions by place, fused in the denoiser; `prompt`, `negative` and `cfg` are those of the rest.
     normalize : {"off", "global", "sample", "channel"}
         Recorded as `shift` and `scale` of the last row; `latent` holds the raw states, ``tk.normalized``
         applies it.
@@ -112,7 +124,8 @@ def unsample(model: Any, latent: Any, *, solver: str | Solver = "euler", inverse
     Dataset
         dims (step, sample, channel, y, x): `latent`, `denoised`, `nfe`, `rows`, `mean`, `std`, `shift`,
         `scale`, and what the inverse needs or says: `offset` and `offset_norm`; `noise`, `noise_scale`,
-        `noise_std` and `noise_lag`; `aux` and `aux_gap`; `residual` and `iterations`; `sweep_error`.
+        `noise_std` and `noise_lag`; `aux` and `aux_gap`; `residual` and `iterations`; `sweep_error`; of
+        regions `weight`, `region_mask`, `conflict` and `seam_gradient`.
 
     Raises
     ------
@@ -139,7 +152,10 @@ def unsample(model: Any, latent: Any, *, solver: str | Solver = "euler", inverse
     x = stored(inputs.latent(as_model(model), latent), save.dtype)
     asked, schedule = _rising(model, chosen, schedule, steps, end_at_step, sigmas, sigma_shift)
     seed = inputs.whole("seed", seed, -(2**63), None, "seed=0")
-    denoiser = _denoiser(model, x, prompt, negative, cfg)
+    layout = None if regions is None else Layout.fit(regions, x.shape, x.device, asked[::-1])
+    if layout is not None:
+        layout.one_solver()
+    denoiser = _denoiser(model, x, prompt, negative, cfg, layout)
     if strategy in ("reverse", "fixed_point", "defect") and denoiser.cfg > GUIDED:
         warnings.warn(
             f'inverse="{strategy}" will not return at cfg {denoiser.cfg:g}; try inverse="auto"', stacklevel=2
@@ -157,12 +173,14 @@ def unsample(model: Any, latent: Any, *, solver: str | Solver = "euler", inverse
                        via=_via(strategy, chosen, ladder, coupling), schedule=schedule, steps=hops,
                        direction="up", cfg=float(cfg), prompt=prompt, negative=negative, seed=seed,
                        normalize=mode, sigma_shift=float(sigma_shift), bottom="alpha * x",
-                       **({"coupling": coupling} if strategy == "noise" else {}),
+                       **({"coupling": coupling} if strategy == "noise" else {}), **_regions(layout),
                        **(chosen.defaults("zeta", "gamma", "p") if chosen.reversible else {}))  # fmt: skip
     growing = chosen.adaptive is not None
-    with Recorder(save, denoiser, levels, x.shape, attrs, ["latent", "denoised", *NEEDS[strategy]],
-                  growing=growing, inputs={"latent": x, "mask": m, "sigmas": asked},
-                  device=x.device).guard() as record:  # fmt: skip
+    known = {"latent": x, "mask": m, "sigmas": asked, **(layout.inputs(asked) if layout else {})}
+    with Recorder(save, denoiser, levels, x.shape, attrs,
+                  ["latent", "denoised", *NEEDS[strategy], *(ROWED if layout else ())], growing=growing,
+                  inputs=known, device=x.device,
+                  coordinates=layout.coordinates() if layout else {}).guard() as record:  # fmt: skip
         if record.complete:
             return record.opened()
         run = Run(record, denoiser, chosen, ladder, coupling, x, hops, asked[-1], noise, progress, m)
@@ -172,6 +190,8 @@ def unsample(model: Any, latent: Any, *, solver: str | Solver = "euler", inverse
         if strategy in WHOLE and record.dtype != np.float64:
             extra["top"] = as_numpy(top)  # exact only whole
         extra |= run.extra | _normal(as_numpy(stored(top, save.dtype)), mode)
+        if layout is not None:
+            extra |= layout.variables(record.sigmas)
         return record.finish(extra, **run.attrs, model_calls=record.calls, network_rows=record.rows)
 
 
@@ -237,7 +257,8 @@ def _via(strategy: str, chosen: Solver, ladder: Solver, coupling: str) -> str:
 
 def sample(model: Any, start: Any = None, *, solver: str | Solver | None = None, schedule: str | None = None,
            steps: int | None = None, start_at_step: int = 0, end_at_step: int | None = None,
-           prompt: Any = None, negative: Any = None, cfg: float | None = None, mask: Any = None,
+           prompt: Any = None, negative: Any = None, cfg: float | None = None,
+           regions: Sequence[Region] | None = None, mask: Any = None,
            sigmas: Sequence[float] | None = None, noise: Any = None, add_noise: bool = True,
            shape: Sequence[int] | None = None, seed: int = 0, save: Save = Save(),
            progress: bool = True) -> xr.Dataset:  # fmt: skip
@@ -247,14 +268,17 @@ def sample(model: Any, start: Any = None, *, solver: str | Solver | None = None,
     ----------
     model : Model or Denoiser
     start : Dataset of an unsample, array (sample, channel, y, x), DataArray or PIL image, optional
-        A Dataset is replayed: on its own grid downwards, with its solver, prompt, cfg and mask unless told
-        otherwise; the last hop undoes the first. An array is noised to the first level. None starts from
-        noise alone.
+        A Dataset is replayed: on its own grid downwards, with its solver, prompt, cfg, regions and mask
+        unless told otherwise; the last hop undoes the first. An array is noised to the first level. None
+        starts from noise alone.
     solver, schedule, steps, prompt, negative, cfg : optional
         None is what the record says, else euler, normal, 20, no condition, 1.0. Another prompt or cfg on a
         replay is an edit, and allowed; another grid, or another solver with recorded offsets, is an error.
     start_at_step, end_at_step : int
         The part of the schedule to run.
+    regions : list of Region, optional
+        Conditions by place, fused in the denoiser; `prompt`, `negative` and `cfg` are those of the rest. On a
+        replay another list is an edit.
     mask : array (y, x) or (sample, y, x), optional
         1 where to sample; elsewhere `start` stays (inpainting).
     sigmas : sequence of float, optional
@@ -273,7 +297,8 @@ def sample(model: Any, start: Any = None, *, solver: str | Solver | None = None,
     Returns
     -------
     Dataset
-        dims (step, sample, channel, y, x): `latent`, `denoised`, `nfe`, `rows`, `mean`, `std`.
+        dims (step, sample, channel, y, x): `latent`, `denoised`, `nfe`, `rows`, `mean`, `std`; of regions
+        `weight`, `region_mask`, `conflict` and `seam_gradient`.
 
     Raises
     ------
@@ -291,11 +316,19 @@ def sample(model: Any, start: Any = None, *, solver: str | Solver | None = None,
     """
     save = checked_save(save)
     seed = inputs.whole("seed", seed, -(2**63), None, "seed=0")
-    asked = Asked(solver, schedule, steps, sigmas, start_at_step, end_at_step, prompt, negative, cfg, mask,
-                  noise, add_noise, shape, seed)  # fmt: skip
+    asked = Asked(solver, schedule, steps, sigmas, start_at_step, end_at_step, prompt, negative, cfg, regions,
+                  mask, noise, add_noise, shape, seed)  # fmt: skip
     as_model(model)
     plan = replay(start, model, asked) if isinstance(start, xr.Dataset) else fresh(model, start, asked)
-    denoiser = _denoiser(model, plan.x, plan.prompt, plan.negative, plan.cfg)
+    return walked(model, plan, save, progress)
+
+
+def walked(model: Any, plan: Plan, save: Save, progress: bool, **told: Any) -> xr.Dataset:
+    """The Dataset of a planned run; `told` replaces, or adds to, its attributes."""
+    layout = plan.layout
+    if layout is not None and told.get("mode") != "step":
+        layout.one_solver()
+    denoiser = _denoiser(model, plan.x, plan.prompt, plan.negative, plan.cfg, layout)
     extra = {}
     if plan.mask is not None:
         denoiser = Masked(denoiser, plan.mask, plan.pinned, plan.pinned_noise)
@@ -305,14 +338,19 @@ def sample(model: Any, start: Any = None, *, solver: str | Solver | None = None,
         if plan.inverse
         else {"start": plan.kind}
     )
-    attrs = provenance(denoiser, kind="sample", **_options(plan.solver), **facts, schedule=plan.schedule,
-                       steps=plan.hops, direction="down", cfg=float(plan.cfg), prompt=plan.prompt,
-                       negative=plan.negative, seed=plan.seed)  # fmt: skip
-    with Recorder(save, denoiser, plan.levels, plan.x.shape, attrs, growing=plan.stepper.adaptive is not None,
-                  inputs=plan.inputs(), device=plan.x.device).guard() as record:  # fmt: skip
+    attrs = provenance(denoiser, **{"kind": "sample", **told}, **_options(plan.solver), **facts,
+                       schedule=plan.schedule, steps=plan.hops, direction="down", cfg=float(plan.cfg),
+                       prompt=plan.prompt, negative=plan.negative, seed=plan.seed,
+                       **_regions(layout))  # fmt: skip
+    with Recorder(save, denoiser, plan.levels, plan.x.shape, attrs,
+                  ["latent", "denoised", *(ROWED if layout else ())],
+                  growing=plan.stepper.adaptive is not None, inputs=plan.inputs(), device=plan.x.device,
+                  coordinates=layout.coordinates() if layout else {}).guard() as record:  # fmt: skip
         if record.complete:
             return record.opened()
         _descend(record, denoiser, plan, progress)
+        if layout is not None:
+            extra |= layout.variables(record.sigmas)
         return record.finish(extra, model_calls=record.calls, network_rows=record.rows)
 
 

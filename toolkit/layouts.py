@@ -1,0 +1,245 @@
+"""Regions on the canvas of one run: their masks fitted, and who has which weight at a level of noise."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import xarray as xr
+
+from .dataset import attributes
+from .errors import bad
+from .noise import Keyed
+from .regions import BASE, Region, fitted, named
+
+LEFT = 1e-9  # a base that is left with less has nothing: masks that add up to 1 do so to rounding
+WHOLLY = 0.95  # share from which a pixel counts as a region's own: the tails of a feathered edge are long
+NEAR = 1e-9  # relative: a stage computes its sigma, and may miss the level by rounding
+KEPT = 8  # sets of weights that are kept: a schedule of weights has a new one at every level
+ROWED = ("conflict", "seam_gradient")  # what a run with regions records at every row
+
+
+class Weights(NamedTuple):
+    """Who has how much at one level.
+
+    Attributes
+    ----------
+    w : Tensor (region, sample, 1, y, x)
+        The base first; sums to 1 over the regions. One sample where all share their masks.
+    present : tuple of int
+        Those with weight anywhere.
+    seams : pair of Tensor, or None
+        Which neighbours, (sample, 1, y, x - 1) and (sample, 1, y - 1, x), are not both of one region, almost
+        wholly. None where there is but one.
+    """
+
+    w: torch.Tensor
+    present: tuple[int, ...]
+    seams: tuple[torch.Tensor, torch.Tensor] | None
+
+
+class Layout:
+    """The regions of a run: masks over max(their sum, 1), and the base has what is left of 1.
+
+    Parameters
+    ----------
+    regions : list of Region, named
+    masks : Tensor (region, sample, 1, y, x)
+        Fitted; one sample where all share theirs.
+    active : list of (high, low)
+        The range of sigma in which each is active.
+    """
+
+    def __init__(self, regions: Sequence[Region], masks: torch.Tensor, active: Sequence[tuple[float, float]]):
+        self.regions, self.masks, self.active = list(regions), masks, list(active)
+        self.names = [BASE, *(r.name for r in self.regions)]
+        self._known: dict[tuple[float, ...], Weights] = {}
+
+    @classmethod
+    def fit(cls, regions: Any, shape: Sequence[int], device: Any, levels: Sequence[float]) -> "Layout":
+        """Regions on latents of `shape`, for a run over falling `levels`."""
+        regions = named(regions)
+        shared = all(r.mask.ndim == 2 or len(r.mask) == 1 for r in regions)
+        samples = 1 if shared else shape[0]
+        masks = torch.stack([fitted(r, shape, samples) for r in regions]).to(device)
+        made = cls(regions, masks, [_active(r, levels) for r in regions])
+        for level in levels:
+            made.factors(level)  # a schedule of weights that goes wrong does so before the first call
+        return made
+
+    @classmethod
+    def read(cls, ds: xr.Dataset, device: Any) -> "Layout":
+        """The regions of a record."""
+        line = "tk.sample(model, start=run, regions=regions)"
+        facts = ds.attrs["regions"]
+        if "region_mask" not in ds:
+            raise bad("start", list(ds.data_vars), "its `region_mask` is gone", line)
+        values = np.array(ds.region_mask.values[1:], np.float64)
+        masks = torch.from_numpy(values if values.ndim == 4 else values[:, None])[:, :, None]
+        regions = []
+        for told, mask in zip(facts, values, strict=True):
+            told = {k: v for k, v in told.items() if k not in ("active", "solver_options")}
+            if isinstance(told["weight"], str):
+                why = f'the weight of "{told["name"]}" was a function, which no record holds'
+                raise bad("start", told["weight"], why, line)
+            regions.append(Region(mask, **{**told, "span": _pair(told["span"])}))
+        return cls(regions, masks.to(device), [_pair(told["active"]) for told in facts])
+
+    def recorded_in(self, ds: xr.Dataset) -> bool:
+        """Whether these are the regions of a record, as far as that knows them."""
+        kept = ds.attrs.get("regions") == self.facts() and "region_mask" in ds
+        return kept and np.array_equal(ds.region_mask.values, self.variables([])["region_mask"][1])
+
+    def one_solver(self) -> None:
+        """Raises where a region has a solver of its own."""
+        for region in self.regions:
+            if region.solver is not None:
+                why = f'"{region.name}" has one of its own, and here all regions share the run\'s'
+                raise bad("solver", region.solver, why, 'tk.regional(model, regions, mode="step")')
+
+    # --- weights
+
+    def factors(self, sigma: float) -> tuple[float, ...]:
+        """What the masks are multiplied by at a level; 0 for a region that is not active there."""
+        found = []
+        for region, (high, low) in zip(self.regions, self.active, strict=True):
+            active = low * (1.0 - NEAR) <= sigma <= high * (1.0 + NEAR)
+            value = (region.weight(sigma) if callable(region.weight) else region.weight) if active else 0.0
+            real = isinstance(value, (int, float, np.number)) and math.isfinite(value) and value >= 0
+            if not real:
+                why = f'the weight of "{region.name}" at sigma {sigma:.6g} must be a number, 0 or more'
+                raise bad("weight", value, why, "tk.Region(mask, weight=lambda sigma: 1.0)")
+            found.append(float(value))
+        return tuple(found)
+
+    def at(self, sigma: float) -> Weights:
+        """The weights at a level."""
+        factors = self.factors(sigma)
+        if factors not in self._known:
+            while len(self._known) >= KEPT:
+                del self._known[next(iter(self._known))]
+            self._known[factors] = self._weights(factors)
+        return self._known[factors]
+
+    def _weights(self, factors: Sequence[float]) -> Weights:
+        scale = torch.tensor(factors, dtype=torch.float64, device=self.masks.device)
+        m = self.masks * scale.view(-1, 1, 1, 1, 1)
+        total = m.sum(0)
+        whole = total >= 1.0 - LEFT
+        w = m / torch.where(whole, total, 1.0)
+        base = torch.where(whole, 0.0, 1.0 - total)
+        w = torch.cat([base[None], w])
+        present = tuple(k for k, one in enumerate(w) if bool((one > 0).any()))
+        wholly = w >= WHOLLY
+        across = (wholly[..., 1:] & wholly[..., :-1]).any(0)
+        down = (wholly[..., 1:, :] & wholly[..., :-1, :]).any(0)
+        return Weights(w, present, None if len(present) == 1 else (~across, ~down))
+
+    # --- noise
+
+    def start_noise(self, base: torch.Tensor, seed: int | None) -> torch.Tensor:
+        """Unit noise of which each region has its own by its `noise_strength`; unit wherever masks mix.
+
+        n = sum_j a_j Z_j / sqrt(sum_j a_j^2) over the independent noises Z_j (the run's, and one a seed):
+        sum(w n)/sqrt(sum(w^2)) where each region has its own. a_j is the weight of its regions, by the masks
+        alone: noise is there from the beginning, whenever a region joins.
+        """
+        w = self._weights([1.0] * len(self.regions)).w
+        amounts: dict[int | None, Any] = {None: w[0]}
+        drawn = {None: base}
+        for region, share in zip(self.regions, w[1:], strict=True):
+            old, new = 1.0, 0.0
+            if region.noise_strength > 0 and region.seed != seed:
+                if region.seed not in drawn:
+                    drawn[region.seed] = Keyed(region.seed, base.shape, base.dtype, base.device).start()
+                old, new = _mixing(region, base, drawn[region.seed])
+            amounts[None] = amounts[None] + share * old
+            if region.seed in drawn and region.seed is not None:
+                amounts[region.seed] = amounts.get(region.seed, 0.0) + share * new
+        return _united(amounts, drawn)
+
+    def draws(
+        self, noise: Callable, seed: int | None, rung: int, sigma: float, like: torch.Tensor
+    ) -> Callable:
+        """Draws of a rung of which each region with a seed has its own; unit wherever masks mix."""
+        own = {r.seed for r in self.regions if r.seed is not None and r.seed != seed}
+        if not own:
+            return noise
+        w = self.at(sigma).w
+        amounts: dict[int | None, Any] = {None: w[0]}
+        for region, share in zip(self.regions, w[1:], strict=True):
+            of = region.seed if region.seed in own else None
+            amounts[of] = amounts.get(of, 0.0) + share
+        keyed = {s: Keyed(s, like.shape, like.dtype, like.device).at(rung) for s in own}
+
+        def draw(s: float, t: float) -> torch.Tensor:
+            return _united(amounts, {None: noise(s, t), **{k: fresh(s, t) for k, fresh in keyed.items()}})
+
+        return draw
+
+    # --- the record
+
+    def facts(self) -> list[dict[str, Any]]:
+        """The regions as plain JSON, without their masks."""
+        told = []
+        for region, (high, low) in zip(self.regions, self.active, strict=True):
+            told.append({**region.facts(), "active": [None if math.isinf(high) else high, low]})
+        return told
+
+    def coordinates(self) -> dict[str, Any]:
+        """The names of the regions, base first."""
+        return {"region": ("region", np.array(self.names, dtype=object), attributes("region"))}
+
+    def inputs(self, levels: Sequence[float]) -> dict[str, Any]:
+        """The arrays by which a run with these regions is known again."""
+        return {"regions": self.masks, "weights": np.array([self.factors(s) for s in levels])}
+
+    def variables(self, sigmas: Sequence[float]) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
+        """`weight` and `region_mask`; with an axis of samples where masks differ by sample."""
+        shared = self.masks.shape[1] == 1
+        dims = ("y", "x") if shared else ("sample", "y", "x")
+
+        def array(w: torch.Tensor) -> np.ndarray:
+            values = w[:, :, 0].cpu().numpy()
+            return values[:, 0] if shared else values
+
+        masks = torch.cat([(1.0 - self.masks.sum(0, keepdim=True)).clamp(min=0.0), self.masks])
+        weight = np.array([array(self.at(s).w) for s in sigmas])
+        return {
+            "weight": (("step", "region", *dims), weight),
+            "region_mask": (("region", *dims), array(masks)),
+        }
+
+
+def _active(region: Region, levels: Sequence[float]) -> tuple[float, float]:
+    """The span of a region, from the hop at which its strength lets it join: round((1 - s) n) of n."""
+    high, low = region.span
+    if region.strength < 1:
+        high = min(high, levels[math.floor((1.0 - region.strength) * (len(levels) - 1) + 0.5)])
+    return high, low
+
+
+def _pair(told: Sequence[float | None]) -> tuple[float, float]:
+    high, low = told
+    return (math.inf if high is None else high), low
+
+
+def _mixing(region: Region, n: torch.Tensor, m: torch.Tensor) -> tuple[Any, Any]:
+    """How much of the noise N and of its own M a region has: two numbers, or two (sample, 1, 1, 1)."""
+    v = region.noise_strength
+    if region.noise_method == "linear":
+        norm = math.sqrt((1.0 - v) ** 2 + v * v)
+        return (1.0 - v) / norm, v / norm
+    a, b = n.flatten(1), m.flatten(1)
+    cosine = (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1)).clamp_min(1e-300)
+    angle = torch.acos(cosine.clamp(-1.0, 1.0)).view(-1, 1, 1, 1)
+    return torch.sin((1.0 - v) * angle) / torch.sin(angle), torch.sin(v * angle) / torch.sin(angle)
+
+
+def _united(amounts: dict[Any, Any], drawn: dict[Any, torch.Tensor]) -> torch.Tensor:
+    """sum a_j Z_j / sqrt(sum a_j^2); the one noise itself where there is but one."""
+    if len(amounts) == 1:
+        return drawn[None]
+    total = sum(a * drawn[key] for key, a in amounts.items())
+    return total / torch.sqrt(sum(torch.as_tensor(a).square() for a in amounts.values()))
