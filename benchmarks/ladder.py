@@ -2,10 +2,10 @@
 
     python benchmarks/ladder.py [--check] [--rungs 10000]
 
-Every figure is taken in a process of its own, with one thread, after a first run of its kind: a machine may
-give a process its memory slowly the first time. Times are medians of several, beside the bare draw or write
-in the same process; memory is the most that the process held beyond the start. `--check` exits with an error
-where a limit is passed.
+Every figure is taken in a process of its own, with one thread. Times in memory are the best of several, since
+a machine gives a process its memory slowly at times; the others beside a bare write in the same process.
+Memory is the most that the process held beyond the start. `--check` exits with an error where a limit is
+passed.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 SHAPE = (1, 4, 64, 64)
-REPEATS = 5
+REPEATS = 9
 LIMITS = {
     "draw": ("in memory, times the bare draw", 1.0),
     "memory": ("most memory, times the result", 1.2),
@@ -81,18 +81,18 @@ def build(rungs: int, **save):
 
 
 def measure_draw(rungs: int, folder: Path) -> dict[str, float]:
-    """Seconds of the ladder over those of ``torch.empty(...).normal_()``, taken in turn."""
+    """Seconds of the ladder over those of ``torch.empty(...).normal_()``, the best of several of each."""
     import torch
 
     model_and_image()
-    bare, ours = [], []
-    for k in range(REPEATS + 1):
-        draw, ladder = timed(lambda: torch.empty((rungs, *SHAPE)).normal_()), timed(lambda: build(rungs))
-        if k:  # the first of each warms up
-            bare.append(draw)
-            ours.append(ladder)
-    ratio = statistics.median(a / b for a, b in zip(ours, bare, strict=True))
-    return {"draw": ratio, "bare_s": statistics.median(bare), "ladder_s": statistics.median(ours)}
+
+    def draw() -> None:
+        torch.empty((rungs, *SHAPE)).normal_()
+
+    # one kind after the other: a ladder lies in large pages, which the system gathers slowly after small ones
+    bare, ours = ([timed(run) for _ in range(REPEATS)] for run in (draw, lambda: build(rungs)))
+    return {"draw": min(ours) / min(bare), "bare_s": min(bare), "ladder_s": min(ours),
+            "ladder_median_s": statistics.median(ours)}  # fmt: skip
 
 
 def measure_memory(rungs: int, folder: Path) -> dict[str, float]:

@@ -643,6 +643,19 @@ def test_a_batch_is_its_samples(coupling):
         identical(fewer, three.isel(sample=slice(0, count)))
 
 
+@pytest.mark.parametrize("offset", [0.0, 3.0])
+def test_moments_of_a_large_ladder_are_those_of_its_rungs_in_float32(offset):
+    """Where means are small, sums are in float32 for a while: 1e-7 of the std; elsewhere they are exact."""
+    x = torch.randn((2, 3, 48, 32), generator=torch.Generator().manual_seed(0)) + offset
+    ds = tk.ladder(
+        tk.denoiser(lambda x, sigma: x), x, schedule="karras", steps=12, normalize="global", **QUIET
+    )
+    values = ds.latent.values.astype(np.float64)
+    np.testing.assert_allclose(ds["std"], values.std((-2, -1)), rtol=1e-7)
+    np.testing.assert_allclose((ds["mean"] - values.mean((-2, -1))) / ds["std"], 0, atol=1e-7)
+    np.testing.assert_allclose(ds["scale"][:, 0, 0], values.std((1, 2, 3, 4), ddof=1), rtol=1e-7)
+
+
 @pytest.mark.parametrize("path", [tk.VE, tk.FLOW], ids=repr)
 @pytest.mark.parametrize("shift", [0.0, 0.1159])
 def test_a_ladder_in_the_space_of_the_vae_is_that_of_the_model_converted(path, shift):

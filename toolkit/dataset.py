@@ -42,7 +42,7 @@ VARIABLES: dict[str, tuple[tuple[str, ...], str]] = {
     "scale": (("step", "sample", "channel"), "what normalising divides latent by (unbiased std)"),
     "mask": (("sample", "y", "x"), "weight of the model's answer; the rest is the original"),
     "base_mask": (("y", "x"), "where the base sampler of a regional node works"),
-    "region_mask": (("region", "y", "x"), "mask of each region on the latent; of base, what they leave"),
+    "region_mask": (("region", "y", "x"), "mask of each region on the latent; of a base, what they leave"),
     "weight": (("step", "region", "y", "x"), "share of each region in the answer at this level"),
     "conflict": (
         ("step", "region", "sample"),

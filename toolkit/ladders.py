@@ -17,7 +17,8 @@ from .runs import checked_mode, checked_save
 from .spaces import SPACES
 from .walks import bar
 
-CACHED = 2**18  # bytes of rungs that are drawn, mixed and measured while the processor's cache holds them
+CACHED = 2**21  # bytes of rungs that are drawn, mixed and measured while the processor's cache holds them
+RUN = 256  # values that are summed up in float32
 CANCELS = 1e-3  # a variance below this share of the mean square is summed anew, around the mean
 
 
@@ -228,12 +229,23 @@ class _Mixer:
         return out, mean, std
 
     def _moments(self, rungs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and population std in float64, by two dot products: a third of the time of `moments`."""
-        count = len(self.ones)
+        """Mean and population std; of float32 rungs to 1e-7 of the std, which halves the time.
+
+        Dot products of runs of 256 values in float32, whose sums are then added in float64. Only where the
+        mean is small beside the std: elsewhere their difference would show the rounding.
+        """
+        count, lead = len(self.ones), rungs.shape[:3]
+        if rungs.dtype == np.float32 and count % RUN == 0 and count >= 4 * RUN:
+            runs, one = rungs.reshape(-1, RUN), np.ones(RUN, np.float32)
+            with np.errstate(over="ignore", invalid="ignore"):  # a state that is not finite is named below
+                mean, square = (np.vecdot(runs, other).reshape(*lead, -1).sum(-1, dtype=np.float64) / count
+                                for other in (one, runs))  # fmt: skip
+                if (mean * mean < 0.5 * square).all():
+                    return mean, np.sqrt(square - mean * mean)
         flat = self._flat[: rungs.size // count]
         np.copyto(flat, rungs.reshape(-1, count))
         mean, square = np.vecdot(flat, self.ones) / count, np.vecdot(flat, flat) / count
         variance = square - mean * mean
         for k in np.flatnonzero(variance < CANCELS * square):  # most digits of the difference are gone
             variance[k] = np.square(flat[k] - flat[k].mean()).mean()
-        return mean.reshape(rungs.shape[:3]), np.sqrt(variance).reshape(rungs.shape[:3])
+        return mean.reshape(lead), np.sqrt(variance).reshape(lead)

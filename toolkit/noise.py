@@ -86,7 +86,7 @@ class Keyed:
         if out.dtype != torch.float32:
             drawn = self.fill(torch.empty(self.shape, dtype=torch.float32), rung, draw=draw)
             return out.copy_(drawn).mul_(sigma)
-        for sample, one in enumerate(out.unbind()):
+        for sample, one in enumerate(out.unbind() if len(out) > 1 else (out,)):
             self._generator.manual_seed(key(self.seed, sample, rung, draw))
             one.normal_(0.0, sigma, generator=self._generator)
         return out
