@@ -23,6 +23,11 @@ def factors(model: Any) -> tuple[float, float]:
     return float(getattr(owner, "latent_scale", 1.0)), float(getattr(owner, "latent_shift", 0.0))
 
 
+def inward(samples: torch.Tensor, scale: float, shift: float) -> torch.Tensor:
+    """From the space of the VAE to model space; zeros everywhere stay zeros, as in ComfyUI."""
+    return (samples - shift) * scale if bool(samples.any()) else samples
+
+
 def latent_in(model: Any, given: Any) -> Latent:
     """`latent_image` of a node, an array or ComfyUI's dict, in model space: (z - shift) * scale.
 
@@ -36,8 +41,8 @@ def latent_in(model: Any, given: Any) -> Latent:
         given, mask = given["samples"], given.get("noise_mask")
     picture = type(given).__module__.startswith("PIL.")
     samples, (scale, shift) = inputs.latent(model, given, "latent_image", line), factors(model)
-    if not picture and bool(samples.any()):
-        samples = (samples - shift) * scale
+    if not picture:
+        samples = inward(samples, scale, shift)
     if mask is None:
         return Latent(samples, None)
     values = mask.cpu().numpy() if isinstance(mask, torch.Tensor) else mask
