@@ -26,6 +26,11 @@ def tensor(name: str, given: Any, line: str) -> torch.Tensor:
     return given
 
 
+def is_picture(given: Any) -> bool:
+    """Whether it is a PIL image, which is not imported for it; a model encodes it, into model space."""
+    return type(given).__module__.startswith("PIL.")
+
+
 def latent(
     model: Any, given: Any, name: str = "latent", line: str = "tk.unsample(model, model.encode(image))"
 ) -> torch.Tensor:
@@ -34,7 +39,7 @@ def latent(
     A transposed or channels_last tensor changes the last bits of sums and convolutions, and with them an
     exact replay.
     """
-    if type(given).__module__.startswith("PIL."):
+    if is_picture(given):
         if not hasattr(model, "encode"):
             raise bad(name, given, "this model cannot encode an image, give an array", line, TypeError)
         given = model.encode(given)

@@ -141,7 +141,7 @@ def _space(attrs: dict[str, Any], latent: Any) -> tuple[float, float, bool]:
     """Scale and shift of the space that the rungs are in, and whether `latent` is in model space instead."""
     if attrs["latent_space"] == "model":
         return 1.0, 0.0, False
-    return attrs["latent_scale"], attrs["latent_shift"], type(latent).__module__.startswith("PIL.")
+    return attrs["latent_scale"], attrs["latent_shift"], inputs.is_picture(latent)
 
 
 def _given(noise: Any, shape: tuple[int, ...], call: str) -> torch.Tensor:

@@ -62,6 +62,11 @@ def checked(folder: FilePath, read_only: bool = True) -> LocalStore:
     return store
 
 
+def leading(flags: np.ndarray) -> int:
+    """How many rows are written, without a gap, from the first."""
+    return len(flags) if flags.all() else int(np.argmin(flags))
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without a word about a file that was being written when the process ended."""
@@ -132,8 +137,7 @@ def open(path: str | PathLike[str]) -> xr.Dataset:
     if "written" not in ds or "kind" not in ds.attrs:
         raise bad("path", str(path), "a Zarr store, but not of a run of this package", line)
     ds = ds.set_coords([name for name in COORDINATES if name in ds])
-    flags = ds.written.values
-    ds = ds.drop_vars("written").isel(step=slice(0, len(flags) if flags.all() else int(np.argmin(flags))))
+    ds = ds.isel(step=slice(0, leading(ds.written.values))).drop_vars("written")
     order = [*COORDINATES, *VARIABLES]  # a store lists its arrays by chance; people read them by meaning
     names = sorted(ds.variables, key=lambda n: order.index(n) if n in order else len(order))
     attrs = {name: value for name, value in ds.attrs.items() if name != "request"}

@@ -87,12 +87,8 @@ class Recorder:
                  inputs: Mapping = MappingProxyType({}), device: Any = "cpu",
                  coordinates: Mapping = MappingProxyType({})):  # fmt: skip
         self.save, self.denoiser, self.sigmas, self.attrs = save, denoiser, list(sigmas), dict(attrs)
-        self.room, self.newest, self.growing, self.stored = (
-            len(self.sigmas),
-            -1,
-            growing,
-            save.store is not None,
-        )
+        self.room, self.newest = len(self.sigmas), -1
+        self.growing, self.stored = growing, save.store is not None
         self._unkept: torch.Tensor | None = None  # the newest row of a run whose last row is not known
         self.solver = attrs.get("solver", attrs["kind"])
         self.sizes = dict(zip(("step", "sample", "channel", "y", "x"), (self.room, *shape), strict=True))

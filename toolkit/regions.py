@@ -195,7 +195,7 @@ def mask_values(given: Any) -> np.ndarray:
                 return _grey(image)
         except UnidentifiedImageError:
             raise bad("mask", str(given), "this file is no image", line) from None
-    if type(given).__module__.startswith("PIL."):
+    if inputs.is_picture(given):
         return _grey(given)
     if hasattr(given, "dims"):
         if set(given.dims) not in ({"y", "x"}, {"sample", "y", "x"}):

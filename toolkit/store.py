@@ -27,7 +27,7 @@ from .bookmarks import write as write_bookmark
 from .dataset import LATENT, attributes, moments
 from .errors import bad
 from .inputs import plain
-from .reading import checked
+from .reading import checked, leading
 from .writer import Writer
 
 UNFINISHED = "unfinished: the process ended, or is still running"
@@ -152,7 +152,7 @@ class Store:
             raise bad("store", shown, f"cannot be gone on with ({exc})", told) from exc
         for left in self.folder.rglob("*.partial"):  # of a write that was cut off
             left.unlink(missing_ok=True)
-        self.flagged = _leading(self.group["written"][:])
+        self.flagged = leading(self.group["written"][:])
 
     def publish(self, device: Any) -> Bookmark | None:
         """The template is made: put it in its place; or the bookmark of the run that goes on."""
@@ -372,11 +372,6 @@ def _roomy(dims: Any, values: np.ndarray, told: Mapping, rows: int) -> tuple:
     """A coordinate on step with room for more rows."""
     more = np.arange(len(values), rows) if values.dtype.kind == "i" else np.full(rows - len(values), math.nan)
     return dims, np.concatenate([values, more]), told
-
-
-def _leading(flags: np.ndarray) -> int:
-    """How many rows are written, without a gap, from the first."""
-    return int(np.argmin(flags)) if not flags.all() else len(flags)
 
 
 def _holds_something(folder: FilePath) -> bool:

@@ -218,7 +218,7 @@ def _samples(model: Any, given: Any, call: str) -> tuple[torch.Tensor, list[str]
             raise bad("latent_image", list(given), "a dict with the key samples", line)
         keys = [str(k) for k, value in given.items() if k != "samples" and value is not None]
         given = given["samples"]
-    if given is None or type(given).__module__.startswith("PIL."):
+    if given is None or inputs.is_picture(given):
         # an image would be encoded to model space
         raise bad("latent_image", given, "a latent, in the space of the VAE", line, TypeError)
     latent = inputs.latent(model, given, "latent_image", line).float().cpu()

@@ -235,7 +235,7 @@ def _latent(model: Any, given: Any) -> tuple[torch.Tensor, list[int] | None, lis
     if given is None:
         raise bad("latent_image", None, "what to sample from", line, TypeError)
     samples, (scale, shift) = inputs.latent(model, given, "latent_image", line), factors(model)
-    if type(given).__module__.startswith("PIL."):  # encoded, to model space
+    if inputs.is_picture(given):  # encoded, to model space
         samples = samples / scale + shift
     if index is not None:
         index = list(index) if isinstance(index, (list, tuple, range)) else [index]

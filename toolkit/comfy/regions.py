@@ -9,6 +9,7 @@ import torch
 
 from .. import inputs
 from ..errors import bad, unknown
+from ..regions import METHODS
 from .batches import SAMPLERS
 from .latents import fit
 from .streams import unit
@@ -17,7 +18,6 @@ from .unsampling import SCHEDULERS
 LARGEST_SEED = 2**64 - 1
 TABLES = {"AYS SDXL": "ays_sdxl", "AYS SD1": "ays_sd1", "AYS SVD": "ays_svd"}  # node's name: ours
 GITS = "GITS[coeff=1.2]"
-METHODS = ("linear", "slerp")
 PROVIDER, PROMPT = "tk.comfy.KSamplerAdvanced(positive", "tk.comfy.RegionalPrompt(mask, sampler"
 
 
