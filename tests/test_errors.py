@@ -640,7 +640,7 @@ REPLAYS = [
     ("unknown solver", recorded, {"solver": "eulr"}, "solver", "eulr"),
     ("noise", recorded, {"noise": picture()}, "noise", "tensor"),
     ("shape", recorded, {"shape": SHAPE}, "shape", "(1, 4, 8, 8)"),
-    ("mask", recorded, {"mask": torch.ones(8, 8)}, "mask", "tensor"),
+    ("a second mask", lambda: recorded(mask=np.tri(8)), {"mask": torch.ones(8, 8)}, "mask", "tensor"),
     ("start_at_step", recorded, {"start_at_step": 1}, "start_at_step", "1"),
     ("end_at_step", recorded, {"end_at_step": 2}, "end_at_step", "2"),
     ("cfg", recorded, {"cfg": NAN}, "cfg", "nan"),

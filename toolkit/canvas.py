@@ -10,6 +10,7 @@ from .children import stepwise
 from .dataset import Save
 from .denoisers import as_model
 from .errors import bad, unknown
+from .inverse import Keeping
 from .plans import Asked, fresh
 from .regions import Region
 from .runs import checked_save, walked
@@ -77,4 +78,10 @@ def regional(model: Any, regions: Sequence[Region], start: Any = None, *, mode: 
     plan = fresh(as_model(model), start, asked)
     if mode == "step":
         plan.stepper = stepwise(plan.solver, plan.layout.regions, seed)
+        if plan.free is not None:  # states are composited here, and with what is kept
+
+            def original(i: int) -> Any:
+                return model.path.mix(plan.pinned, plan.pinned_noise, plan.levels[i])
+
+            plan.stepper, plan.free = Keeping(plan.stepper, plan.free, original), None
     return walked(model, plan, save, progress, kind="regional", mode=mode)

@@ -108,7 +108,7 @@ class Regional:
         free = [slot(k, x, 1) if self.entries[k].guided or u else None for k, x, u in wanted]
         bound = [slot(k, x, 0) for k, x, _ in wanted]
         self.calls += 1
-        self.rows += n * len(blocks)
+        self.rows += n * len(blocks) * self.model.rows_each
         out = self.model.x0(torch.cat(blocks) if len(blocks) > 1 else blocks[0], sigma, conditions)
         answers = []
         for (k, _, _), at_u, at_c in zip(wanted, free, bound, strict=True):
@@ -136,9 +136,10 @@ class Regional:
         if x0 is None or ref is None or ref() is not x0:
             return {}
         fused = x0 if told.fused is None else told.fused
+        present = list(told.weights.present)
+        opinions = torch.stack([told.opinions.get(k, fused) for k in present])
         conflict = x0.new_full((len(self.entries), len(x0)), torch.nan)
-        for k in told.weights.present:
-            conflict[k] = _apart(told.opinions.get(k, fused), fused, told.weights.w[k] > 0)
+        conflict[present] = _apart(opinions, fused, told.weights.areas)
         return {"conflict": conflict, "seam_gradient": seam_gradient(x0, told.weights)}
 
     def __repr__(self) -> str:
@@ -146,13 +147,13 @@ class Regional:
 
 
 def fuse(weights: Weights, parts: Mapping[int, torch.Tensor]) -> torch.Tensor:
-    """sum_r w_r part_r over those with weight; the part itself where there is but one."""
+    """sum_r w_r part_r over those that are asked; the part itself where there is but one."""
     first, *others = weights.present
     if not others:
         return parts[first]
-    x = weights.w[first] * parts[first]
+    x = weights.asked[first] * parts[first]
     for k in others:
-        x = x + weights.w[k] * parts[k]
+        x = x + weights.asked[k] * parts[k]
     return x.to(parts[first].dtype)
 
 
@@ -165,24 +166,17 @@ def seam_gradient(x0: torch.Tensor, weights: Weights) -> torch.Tensor:
     """
     if weights.seams is None:
         return x0.new_full((len(x0),), torch.nan)
-    sums = x0.new_zeros(2, len(x0))
-    counts = x0.new_zeros(2, len(x0))
-    steps = (x0[..., 1:] - x0[..., :-1], x0[..., 1:, :] - x0[..., :-1, :])
-    for step, seam in zip(steps, weights.seams, strict=True):
-        slope = step.abs().mean(1, keepdim=True)
-        for side, inside in enumerate((seam, ~seam)):
-            inside = inside.expand_as(slope)
-            sums[side] += (slope * inside).sum((1, 2, 3))
-            counts[side] += inside.sum((1, 2, 3))
-    mean = sums / counts  # 0/0 is NaN
-    return mean[0] / mean[1]
+    across = (x0[..., 1:] - x0[..., :-1]).abs().mean(1)
+    down = (x0[..., 1:, :] - x0[..., :-1, :]).abs().mean(1)
+    slopes = torch.cat([across.flatten(1), down.flatten(1)], dim=1)
+    mean = (slopes[:, None] @ weights.seams.to(slopes.dtype))[:, 0]
+    return mean[:, 0] / mean[:, 1]
 
 
-def _apart(opinion: torch.Tensor, fused: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
-    """rms distance of an opinion from the fused one, (sample,), where it has weight."""
-    far = (opinion - fused).square().mean(1, keepdim=True)
-    inside = inside.expand_as(far)
-    return torch.sqrt((far * inside).sum((1, 2, 3)) / inside.sum((1, 2, 3)))
+def _apart(opinions: torch.Tensor, fused: torch.Tensor, areas: torch.Tensor) -> torch.Tensor:
+    """rms distances of opinions, (region, sample, channel, y, x), from the fused one, where they have weight."""
+    far = (opinions - fused).square().mean(2)
+    return torch.sqrt((far * areas).sum((2, 3)))
 
 
 def _token(value: Any) -> Any:

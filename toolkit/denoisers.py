@@ -98,6 +98,8 @@ class Model:
         What the record says of the model.
     latent_scale : float
         Model space over the space of the VAE.
+    rows_each : int
+        Network rows that one row of `x0` costs: more than 1 where a model asks another, window by window.
     """
 
     path: Path = VE
@@ -109,6 +111,7 @@ class Model:
     fingerprint: str | None = None
     latent_scale = 1.0
     device = torch.device("cpu")
+    rows_each = 1
     calls = rows = 0
 
     def conditions(self, prompt: Any, samples: int, name: str = "prompt") -> list:
@@ -194,9 +197,9 @@ class Denoiser:
         positive, negative = self._conditions
         self.calls += 1
         if not (self.guided or uncond):
-            self.rows += n
+            self.rows += n * self.model.rows_each
             return Denoised(self.model.x0(x, sigma, positive))
-        self.rows += 2 * n
+        self.rows += 2 * n * self.model.rows_each
         both = self.model.x0(torch.cat([x, x]), sigma, negative + positive)
         u, c = both[:n], both[n:]
         return Denoised(u + self.cfg * (c - u) if self.guided else c, u)

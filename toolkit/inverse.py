@@ -198,6 +198,22 @@ class Replaying(Wrapping):
         return y if self.offset is None else y + self.offset(span.i), seen
 
 
+@dataclass(frozen=True)
+class Keeping(Wrapping):
+    """A solver whose state is put back, where it is kept, on what it shall be at each level (2206.02779).
+
+    x' = m S(x) + (1 - m) rung. Its memory moves with it: a later step begins from the x that it is handed.
+    """
+
+    free: Callable[[float], torch.Tensor]  # m at the level that a hop leaves, (sample, 1, y, x)
+    ladder: Callable[[int], torch.Tensor]  # the state at level i of the falling grid
+
+    def step(self, model: Any, x: Any, span: Span, past: tuple[Eval, ...], noise: Any) -> tuple[Any, Eval]:
+        y, seen = self.solver.step(model, x, span, past, noise)
+        m = self.free(span.s)
+        return m * y + (1.0 - m) * self.ladder(span.i + 1), seen
+
+
 class Memo:
     """A denoiser that answers a second time what it answered the first, in the order of the calls.
 

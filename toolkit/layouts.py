@@ -10,14 +10,15 @@ import xarray as xr
 
 from .dataset import attributes
 from .errors import bad
+from .masks import NEAR, joined, joining
 from .noise import Keyed
-from .regions import BASE, Region, fitted, named
+from .regions import BASE, LINE, Region, fitted, named
 
 LEFT = 1e-9  # a base that is left with less has nothing: masks that add up to 1 do so to rounding
 WHOLLY = 0.95  # share from which a pixel counts as a region's own: the tails of a feathered edge are long
-NEAR = 1e-9  # relative: a stage computes its sigma, and may miss the level by rounding
 KEPT = 8  # sets of weights that are kept: a schedule of weights has a new one at every level
 ROWED = ("conflict", "seam_gradient")  # what a run with regions records at every row
+GRID = "differential_levels"  # attribute: the levels by which masks say when, falling
 
 
 class Weights(NamedTuple):
@@ -27,16 +28,25 @@ class Weights(NamedTuple):
     ----------
     w : Tensor (region, sample, 1, y, x)
         The base first; sums to 1 over the regions. One sample where all share their masks.
+    asked : Tensor (region, sample, 1, y, x)
+        The same among those that are asked, as if nothing was kept.
     present : tuple of int
-        Those with weight anywhere.
-    seams : pair of Tensor, or None
-        Which neighbours, (sample, 1, y, x - 1) and (sample, 1, y - 1, x), are not both of one region, almost
-        wholly. None where there is but one.
+        Those with weight in `asked`.
+    kept : Tensor (sample, 1, y, x), or None
+        The share of what is kept.
+    areas : Tensor (present, sample, y, x)
+        The mean over the pixels where each of those has weight, as the weight of every pixel.
+    seams : Tensor (sample, neighbours, 2), or None
+        The means over neighbours, across and then down, which are not both of one region, almost wholly; and
+        over all others. None where there is but one region.
     """
 
     w: torch.Tensor
+    asked: torch.Tensor
     present: tuple[int, ...]
-    seams: tuple[torch.Tensor, torch.Tensor] | None
+    kept: torch.Tensor | None
+    areas: torch.Tensor
+    seams: torch.Tensor | None
 
 
 class Layout:
@@ -49,12 +59,20 @@ class Layout:
         Fitted; one sample where all share theirs.
     active : list of (high, low)
         The range of sigma in which each is active.
+    levels : sequence of float
+        Those of the run, falling, by which a differential mask says when.
     """
 
-    def __init__(self, regions: Sequence[Region], masks: torch.Tensor, active: Sequence[tuple[float, float]]):
+    def __init__(self, regions: Sequence[Region], masks: torch.Tensor, active: Sequence[tuple[float, float]],
+                 levels: Sequence[float]):  # fmt: skip
         self.regions, self.masks, self.active = list(regions), masks, list(active)
-        self.names = [BASE, *(r.name for r in self.regions)]
-        self._known: dict[tuple[float, ...], Weights] = {}
+        self.names, self.levels = [BASE, *(r.name for r in self.regions)], list(levels)
+        self.keeps = any(r.keep for r in self.regions)
+        self.differential = any(r.differential for r in self.regions)
+        # a mask of what is kept says the contrary: its grey is let go when that of its complement joins
+        self._since = [joining(1.0 - m if r.keep else m, self.levels) if r.differential else None
+                       for r, m in zip(self.regions, masks, strict=True)]  # fmt: skip
+        self._known: dict[tuple, Weights] = {}
 
     @classmethod
     def fit(cls, regions: Any, shape: Sequence[int], device: Any, levels: Sequence[float]) -> "Layout":
@@ -63,14 +81,17 @@ class Layout:
         shared = all(r.mask.ndim == 2 or len(r.mask) == 1 for r in regions)
         samples = 1 if shared else shape[0]
         masks = torch.stack([fitted(r, shape, samples) for r in regions]).to(device)
-        made = cls(regions, masks, [_active(r, levels) for r in regions])
+        made = cls(regions, masks, [_active(r, levels) for r in regions], levels)
         for level in levels:
             made.factors(level)  # a schedule of weights that goes wrong does so before the first call
+        if made.keeps and all(bool((made.at(s).kept >= 1.0 - LEFT).all()) for s in levels[:-1]):
+            line = f"regions=[{LINE}, tk.Region(mask, keep=True)]"
+            raise bad("regions", made.names[1:], "all of the picture is kept: nothing would be sampled", line)
         return made
 
     @classmethod
     def read(cls, ds: xr.Dataset, device: Any) -> "Layout":
-        """The regions of a record."""
+        """The regions of the record of an unsample."""
         line = "tk.sample(model, start=run, regions=regions)"
         facts = ds.attrs["regions"]
         if "region_mask" not in ds:
@@ -84,7 +105,7 @@ class Layout:
                 why = f'the weight of "{told["name"]}" was a function, which no record holds'
                 raise bad("start", told["weight"], why, line)
             regions.append(Region(mask, **{**told, "span": _pair(told["span"])}))
-        return cls(regions, masks.to(device), [_pair(told["active"]) for told in facts])
+        return cls(regions, masks.to(device), [_pair(told["active"]) for told in facts], grid_of(ds))
 
     def recorded_in(self, ds: xr.Dataset) -> bool:
         """Whether these are the regions of a record, as far as that knows them."""
@@ -115,26 +136,41 @@ class Layout:
 
     def at(self, sigma: float) -> Weights:
         """The weights at a level."""
-        factors = self.factors(sigma)
-        if factors not in self._known:
+        # masks that say when are the same from one level of the run to the next
+        hop = sum(s >= sigma * (1.0 - NEAR) for s in self.levels) if self.differential else 0
+        known = (*self.factors(sigma), hop)
+        if known not in self._known:
             while len(self._known) >= KEPT:
                 del self._known[next(iter(self._known))]
-            self._known[factors] = self._weights(factors)
-        return self._known[factors]
+            self._known[known] = self._weights(known[:-1], sigma)
+        return self._known[known]
 
-    def _weights(self, factors: Sequence[float]) -> Weights:
+    def _planes(self, sigma: float) -> torch.Tensor:
+        """The masks at a level, (region, sample, 1, y, x)."""
+        if not self.differential:
+            return self.masks
+        planes = []
+        for region, mask, since in zip(self.regions, self.masks, self._since, strict=True):
+            plane = mask if since is None else joined(since, sigma)
+            planes.append(1.0 - plane if region.keep and since is not None else plane)
+        return torch.stack(planes)
+
+    def _weights(self, factors: Sequence[float], sigma: float) -> Weights:
         scale = torch.tensor(factors, dtype=torch.float64, device=self.masks.device)
-        m = self.masks * scale.view(-1, 1, 1, 1, 1)
-        total = m.sum(0)
-        whole = total >= 1.0 - LEFT
-        w = m / torch.where(whole, total, 1.0)
-        base = torch.where(whole, 0.0, 1.0 - total)
-        w = torch.cat([base[None], w])
-        present = tuple(k for k, one in enumerate(w) if bool((one > 0).any()))
-        wholly = w >= WHOLLY
-        across = (wholly[..., 1:] & wholly[..., :-1]).any(0)
-        down = (wholly[..., 1:, :] & wholly[..., :-1, :]).any(0)
-        return Weights(w, present, None if len(present) == 1 else (~across, ~down))
+        m = self._planes(sigma) * scale.view(-1, 1, 1, 1, 1)
+        keep = torch.tensor([r.keep for r in self.regions], device=m.device).view(-1, 1, 1, 1, 1)
+        asked = _shares(torch.where(keep, 0.0, m))
+        w, kept = asked, None
+        if self.keeps:  # what is kept goes before all others, who have what it leaves
+            shares = _shares(torch.where(keep, m, 0.0))
+            kept = 1.0 - shares[0]
+            w = asked * shares[0]
+            w[1:] += shares[1:]
+        present = tuple(k for k, one in enumerate(asked) if bool((one > 0).any()))
+        inside = (asked[list(present)] > 0)[:, :, 0].to(w.dtype)
+        areas = inside / inside.sum((2, 3), keepdim=True)
+        several = sum(bool((one > 0).any()) for one in w) > 1
+        return Weights(w, asked, present, kept, areas, _seams(w) if several else None)
 
     # --- noise
 
@@ -145,7 +181,7 @@ class Layout:
         sum(w n)/sqrt(sum(w^2)) where each region has its own. a_j is the weight of its regions, by the masks
         alone: noise is there from the beginning, whenever a region joins.
         """
-        w = self._weights([1.0] * len(self.regions)).w
+        w = self._weights([1.0] * len(self.regions), 0.0).w
         amounts: dict[int | None, Any] = {None: w[0]}
         drawn = {None: base}
         for region, share in zip(self.regions, w[1:], strict=True):
@@ -187,6 +223,10 @@ class Layout:
             told.append({**region.facts(), "active": [None if math.isinf(high) else high, low]})
         return told
 
+    def attributes(self) -> dict[str, Any]:
+        """What the regions add to the attributes of a run."""
+        return {"regions": self.facts(), **({GRID: self.levels} if self.differential else {})}
+
     def coordinates(self) -> dict[str, Any]:
         """The names of the regions, base first."""
         return {"region": ("region", np.array(self.names, dtype=object), attributes("region"))}
@@ -210,6 +250,28 @@ class Layout:
             "weight": (("step", "region", *dims), weight),
             "region_mask": (("region", *dims), array(masks)),
         }
+
+
+def _shares(masks: torch.Tensor) -> torch.Tensor:
+    """Masks over max(their sum, 1), after what they leave of 1."""
+    total = masks.sum(0)
+    whole = total >= 1.0 - LEFT
+    return torch.cat([torch.where(whole, 0.0, 1.0 - total)[None], masks / torch.where(whole, total, 1.0)])
+
+
+def _seams(w: torch.Tensor) -> torch.Tensor:
+    """Weights of the means over neighbours where regions meet, and over the others: NaN where none are."""
+    wholly = w[:, :, 0] >= WHOLLY
+    across = (wholly[..., 1:] & wholly[..., :-1]).any(0)
+    down = (wholly[..., 1:, :] & wholly[..., :-1, :]).any(0)
+    alike = torch.cat([across.flatten(1), down.flatten(1)], dim=1)
+    sides = torch.stack([~alike, alike], dim=2).to(w.dtype)
+    return sides / sides.sum(1, keepdim=True)
+
+
+def grid_of(ds: xr.Dataset) -> list[float]:
+    """The levels by which masks of the record of an unsample say when, falling."""
+    return ds.attrs.get(GRID) or ds.sigma.values[::-1].tolist()
 
 
 def _active(region: Region, levels: Sequence[float]) -> tuple[float, float]:

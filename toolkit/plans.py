@@ -11,8 +11,9 @@ import xarray as xr
 from . import inputs
 from .dataset import LATENT
 from .errors import bad
-from .inverse import Replaying, frozen
-from .layouts import Layout
+from .inverse import Keeping, Replaying, frozen
+from .layouts import GRID, Layout, grid_of
+from .masks import free
 from .noise import Keyed
 from .solvers import Solver
 from .solvers import solver as find_solver
@@ -40,6 +41,7 @@ class Asked:
     add_noise: bool
     shape: Any
     seed: int
+    differential: Any = False
 
 
 @dataclass
@@ -64,7 +66,10 @@ class Plan:
     aux: torch.Tensor | None = None  # the state to go on from at the second row
     lands_on: str | None = None  # digest of the lowest state of the pass that recorded
     mask: torch.Tensor | None = None
-    pinned: torch.Tensor | None = None
+    differential: bool = False  # whether it says when
+    free: Any = None  # what the model works on, where it is not all: from `masks.free`
+    grid: list[float] = field(default_factory=list)  # the levels by which masks say when
+    pinned: torch.Tensor | None = None  # the picture, and its noise, elsewhere
     pinned_noise: torch.Tensor | None = None
     image: Any = None  # what the run that is replayed began with
     layout: Layout | None = None  # the regions, fitted
@@ -74,6 +79,7 @@ class Plan:
     def __post_init__(self) -> None:
         self.stepper = self.stepper or self.solver
         self.asked = self.asked or self.levels
+        self.grid = self.grid or self.asked
         rungs = len(self.levels) if self.solver.stochastic else 1
         self.noise = Keyed(self.seed, self.x.shape, self.x.dtype, self.x.device, rungs=rungs)
 
@@ -92,6 +98,11 @@ class Plan:
         regions = {} if self.layout is None else self.layout.inputs(self.asked)
         return {"state": self.x, "mask": self.mask, "pinned": self.pinned, "noise": self.pinned_noise,
                 "sigmas": self.asked, "image": self.image, **regions}  # fmt: skip
+
+    def attributes(self) -> dict[str, Any]:
+        """What regions and mask add to the attributes of the run."""
+        told = {} if self.layout is None else self.layout.attributes()
+        return {**told, "differential": True, GRID: self.grid} if self.differential else told
 
 
 def replay(ds: xr.Dataset, model: Any, asked: Asked) -> Plan:
@@ -146,15 +157,43 @@ def replay(ds: xr.Dataset, model: Any, asked: Asked) -> Plan:
             plan.past = (Eval(levels[0], plan.x, aux=rows("aux")(0)),)
         else:
             plan.past, plan.aux = (Eval(levels[0], plan.x),), rows("aux")(0)
-    if "mask" in ds:
-        plan.mask = tensor(ds.mask.values)[:, None]
-        plan.pinned = tensor(latent[0].values) / model.path.alpha(levels[-1])
+    _told_where(plan, ds, model, asked, tensor, rows)
+    return plan
+
+
+def _told_where(plan: Plan, ds: xr.Dataset, model: Any, asked: Asked, tensor: Any, rows: Any) -> None:
+    """The regions and masks of a replay: what the record kept, and what the caller keeps of the record."""
+    facts, plan.grid, recorded = ds.attrs, grid_of(ds), True
     if asked.regions is not None:
-        plan.layout = Layout.fit(asked.regions, plan.x.shape, plan.x.device, levels)
-        plan.edited += ["regions"] * (not plan.layout.recorded_in(ds))
+        plan.layout = Layout.fit(asked.regions, plan.x.shape, plan.x.device, plan.grid)
+        recorded = plan.layout.recorded_in(ds)
+        plan.edited += ["regions"] * (not recorded)
     elif "regions" in facts:
         plan.layout = Layout.read(ds, plan.x.device)
-    return plan
+    if "mask" in ds:
+        plan.mask, plan.differential = tensor(ds.mask.values)[:, None], facts.get("differential", False)
+    # what the record kept is kept as it was then, in the denoiser: so its replay is exact
+    plan.free = free(plan.mask, plan.layout if recorded else None, plan.grid if plan.differential else None)
+    if plan.free is not None:
+        plan.pinned = tensor(ds.latent[0].transpose(*LATENT[1:]).values) / model.path.alpha(plan.levels[-1])
+    mask = None
+    if asked.mask is not None:
+        mask = plan.mask = inputs.mask(asked.mask, plan.x.shape, plan.x.device)
+        plan.differential = asked.differential
+        plan.edited.append("mask")
+    own = free(mask, None if recorded else plan.layout, plan.grid if asked.differential else None)
+    if own is not None:
+        plan.stepper = Keeping(plan.stepper, own if callable(own) else lambda sigma: own, _rungs(ds, rows))
+
+
+def _rungs(ds: xr.Dataset, rows: Any) -> Any:
+    """The states of a record, for what is kept of it."""
+    first = ds.latent.isel(sample=0, channel=0, y=0, x=0)
+    if not np.isfinite(first.values).all():
+        missing = int(np.isnan(first.values).sum())
+        why = f"what is kept follows the record, and {missing} of its rows were not kept"
+        raise bad("start", ds.attrs["kind"], why, "tk.unsample(model, latent, save=tk.Save(every=1))")
+    return rows("latent")
 
 
 def _check(ds: xr.Dataset, model: Any, asked: Asked) -> None:
@@ -184,7 +223,10 @@ def _check(ds: xr.Dataset, model: Any, asked: Asked) -> None:
         why = f"its `{needed}` is gone, and nothing else brings the image back"
         raise bad("start", list(ds.data_vars), why, line)
     fixed = {"start_at_step": asked.start_at_step or None, "add_noise": None if asked.add_noise else False}
-    for name in ("noise", "shape", "mask", "end_at_step", "sigmas", "start_at_step", "add_noise"):
+    if asked.mask is not None and "mask" in ds:
+        why = "this record has a mask, and a replay takes it from there"
+        raise bad("mask", asked.mask, why, "tk.sample(model, start=run)")
+    for name in ("noise", "shape", "end_at_step", "sigmas", "start_at_step", "add_noise"):
         value = fixed.get(name, getattr(asked, name))
         if value is not None:
             raise bad(name, value, "a replay takes it from the record", "tk.sample(model, start=run)")
@@ -219,20 +261,7 @@ def fresh(model: Any, start: Any, asked: Asked) -> Plan:
     else:
         shape, device = _shape(model, asked.shape, asked.prompt, asked.noise), getattr(model, "device", "cpu")
         x0 = torch.zeros(shape, dtype=torch.float64, device=device)
-    if asked.sigmas is None:
-        schedule, steps = asked.schedule or "normal", 20 if asked.steps is None else asked.steps
-        part = (asked.start_at_step, asked.end_at_step)
-        levels, _ = inputs.falling(model.levels, schedule, steps, solver.name, *part, call)
-    else:
-        if asked.start_at_step or asked.end_at_step is not None:
-            given = (asked.start_at_step, asked.end_at_step)
-            raise bad(
-                "start_at_step",
-                given,
-                "a part of a schedule; cut `sigmas` yourself",
-                f"{call}, sigmas=sigmas[2:])",
-            )
-        levels, schedule = inputs.grid(asked.sigmas, False, model.path), "given"
+    levels, schedule = _levels(model, asked, solver, call)
     inputs.distinct(solver, levels, "steps" if asked.sigmas is None else "sigmas")
     if asked.noise is None:
         unit = Keyed(asked.seed, x0.shape, x0.dtype, x0.device).start()
@@ -246,14 +275,33 @@ def fresh(model: Any, start: Any, asked: Asked) -> Plan:
             f"{call}, noise=None)",
         )
     layout, unit = _laid_out(asked, unit, levels)
-    x = _noised(model, x0, unit, levels[0]) if asked.add_noise else x0
+    if start is None and layout is not None and layout.keeps:
+        name = next(r.name for r in layout.regions if r.keep)
+        why = f'"{name}" is kept, and there is no picture: this run starts from noise alone'
+        raise bad("start", None, why, "tk.regional(model, regions, start=latent)")
+    mask = None if asked.mask is None else inputs.mask(asked.mask, x0.shape, x0.device)
+    share = free(mask, layout, levels if asked.differential else None)
+    x = _noised(model, x0, unit, levels[0], share) if asked.add_noise else x0
     rows = levels[:1] if solver.adaptive else list(solver.grid(levels))
     plan = Plan(solver, rows, x.contiguous(), asked.prompt, asked.negative, cfg, asked.seed,
                 schedule, kind="noise" if start is None else "latent", asked=levels,
-                layout=layout)  # fmt: skip
-    if asked.mask is not None:
-        plan.mask, plan.pinned, plan.pinned_noise = inputs.mask(asked.mask, x.shape, x.device), x0, unit
+                layout=layout, mask=mask, differential=asked.differential, free=share)  # fmt: skip
+    if share is not None:
+        plan.pinned, plan.pinned_noise = x0, unit
     return plan
+
+
+def _levels(model: Any, asked: Asked, solver: Solver, call: str) -> tuple[list[float], str]:
+    """The falling levels of a run from noise, and the name they go by."""
+    if asked.sigmas is None:
+        schedule, steps = asked.schedule or "normal", 20 if asked.steps is None else asked.steps
+        part = (asked.start_at_step, asked.end_at_step)
+        return inputs.falling(model.levels, schedule, steps, solver.name, *part, call)[0], schedule
+    if asked.start_at_step or asked.end_at_step is not None:
+        given = (asked.start_at_step, asked.end_at_step)
+        why = "a part of a schedule; cut `sigmas` yourself"
+        raise bad("start_at_step", given, why, f"{call}, sigmas=sigmas[2:])")
+    return inputs.grid(asked.sigmas, False, model.path), "given"
 
 
 def _laid_out(asked: Asked, unit: torch.Tensor, levels: list[float]) -> tuple[Layout | None, torch.Tensor]:
@@ -264,12 +312,19 @@ def _laid_out(asked: Asked, unit: torch.Tensor, levels: list[float]) -> tuple[La
     return layout, layout.start_noise(unit, asked.seed if asked.noise is None else None)
 
 
-def _noised(model: Any, x0: torch.Tensor, unit: torch.Tensor, sigma: float) -> torch.Tensor:
-    """The first state: at the highest level of VE the noise has the variance of the whole marginal."""
-    high = float(model.levels.sigma_max)
-    if model.path.name == "VE" and (sigma > high or math.isclose(sigma, high, rel_tol=1e-5)):
-        return x0 + unit * math.sqrt(1.0 + sigma * sigma)
-    return model.path.mix(x0, unit, sigma)
+def _noised(model: Any, x0: torch.Tensor, unit: torch.Tensor, sigma: float, share: Any) -> torch.Tensor:
+    """The first state: at the highest level of VE the noise has the variance of the whole marginal.
+
+    Not where the picture is kept: there it is what the model is shown, at this level as at every other.
+    """
+    kept, high = model.path.mix(x0, unit, sigma), float(model.levels.sigma_max)
+    if model.path.name != "VE" or (sigma <= high and not math.isclose(sigma, high, rel_tol=1e-5)):
+        return kept
+    whole = x0 + unit * math.sqrt(1.0 + sigma * sigma)
+    if share is None:
+        return whole
+    m = share(sigma) if callable(share) else share
+    return m * whole + (1.0 - m) * kept
 
 
 def _shape(model: Any, shape: Any, prompt: Any, noise: Any) -> tuple[int, ...]:

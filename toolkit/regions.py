@@ -54,6 +54,12 @@ class Region:
         A factor of the mask, 0 or more: a number, or a function sigma -> number.
     noise_method : {"linear", "slerp"}
         ((1 - v) N + v M)/sqrt((1 - v)^2 + v^2) of the run's noise N and its own M, or along the arc.
+    keep : bool
+        Nothing is asked for under this mask, whatever others ask there: the picture that the run starts from
+        stays, noised to each level; on the replay of another run, that run's own states.
+    differential : bool
+        Grey is when, and not how much (2306.00950): a pixel of value m joins at hop round((1 - m) n) of n,
+        and one that is kept is let go at hop round(m n).
 
     Raises
     ------
@@ -81,6 +87,8 @@ class Region:
     name: str | None = None
     weight: float | Callable[[float], float] = 1.0
     noise_method: str = "linear"
+    keep: bool = False
+    differential: bool = False
 
     def __post_init__(self) -> None:
         values = mask_values(self.mask)
@@ -109,6 +117,16 @@ class Region:
             why = f'a text other than "{BASE}", which is what the masks leave'
             raise bad("name", self.name, why, 'tk.Region(mask, name="left")')
         object.__setattr__(self, "span", _span(self.span))
+        for name in ("keep", "differential"):
+            if not isinstance(getattr(self, name), bool):
+                raise bad(
+                    name, getattr(self, name), "True or False", f"tk.Region(mask, {name}=True)", TypeError
+                )
+        own = ("prompt", "negative", "cfg", "solver", "seed")
+        asked = [name for name in own if getattr(self, name) is not None]
+        if self.keep and asked:
+            why = "what is kept is the picture as it is: nothing is asked for there"
+            raise bad(asked[0], getattr(self, asked[0]), why, "tk.Region(mask, keep=True)")
 
     def facts(self) -> dict[str, Any]:
         """All but the mask, as plain JSON: what the record says."""

@@ -173,7 +173,8 @@ def _accuracy(model: Any, up: xr.Dataset, truth: bool | None, progress: bool,
     guided = max([asked["cfg"], *(told["cfg"] for told in regions if told["cfg"] is not None)])
     wanted = known and guided <= GUIDED if truth is None else truth
     levels = [float(s) for s in up.sigma.values if s > 0]
-    told = not any(isinstance(told["weight"], str) for told in regions)  # a function is in no record
+    # a function is in no record, and what is kept is no part of an ODE
+    told = not any(isinstance(told["weight"], str) or told.get("keep") for told in regions)
     if not wanted or not told or not aims_at_ode(up) or "mask" in up or len(levels) < 2:
         return np.full(up.sizes["sample"], np.nan), None
     source = "closed form, DOP853" if known else f"{FINE} midpoint steps a hop"

@@ -15,8 +15,8 @@ from .dataset import NORMALIZE, Save, shift_and_scale
 from .denoisers import Denoiser, as_model, guide
 from .errors import bad, unknown
 from .inverse import LADDERS, choose, climber
-from .layouts import ROWED, Layout
-from .masks import Masked
+from .layouts import GRID, ROWED, Layout
+from .masks import Masked, free
 from .noise import Keyed
 from .passes import NEEDS, PASSES, Run, stored
 from .plans import Asked, Plan, fresh, replay
@@ -55,9 +55,13 @@ def _denoiser(model: Any, x: torch.Tensor, prompt: Any, negative: Any, cfg: Any,
     return made
 
 
-def _regions(layout: Layout | None) -> dict[str, Any]:
-    """What regions add to the attributes of a run."""
-    return {} if layout is None else {"regions": layout.facts()}
+def differs(mask: Any, differential: Any) -> bool:
+    """Whether a mask says when; raises where it cannot."""
+    if not isinstance(differential, bool):
+        raise bad("differential", differential, "True or False", "differential=True", TypeError)
+    if differential and mask is None:
+        raise bad("differential", True, "it is a way to read `mask`", "mask=grey, differential=True")
+    return differential
 
 
 def _normal(latent: np.ndarray, mode: str) -> dict[str, Any]:
@@ -71,7 +75,7 @@ def unsample(model: Any, latent: Any, *, solver: str | Solver = "euler", inverse
              steps: int = 20, end_at_step: int = 0, prompt: Any = None, negative: Any = None,
              cfg: float = 1.0, regions: Sequence[Region] | None = None, normalize: str = "off",
              mask: Any = None, sigmas: Sequence[float] | None = None, sigma_shift: float = 0.0, seed: int = 0,
-             save: Save = Save(), progress: bool = True) -> xr.Dataset:  # fmt: skip
+             save: Save = Save(), progress: bool = True, differential: bool = False) -> xr.Dataset:  # fmt: skip
     """An image run backwards to its noise: one row a level, from clean to noise.
 
     Row 0 is the given latent at sigma 0, row 1 the lowest positive level (``alpha*latent``), then upwards.
@@ -118,6 +122,8 @@ def unsample(model: Any, latent: Any, *, solver: str | Solver = "euler", inverse
         What to keep, and where.
     progress : bool
         Show a progress bar.
+    differential : bool
+        Grey of `mask` is when, and not how much: a pixel of value m is unsampled up to hop round((1 - m) n).
 
     Returns
     -------
@@ -160,12 +166,14 @@ def unsample(model: Any, latent: Any, *, solver: str | Solver = "euler", inverse
         warnings.warn(
             f'inverse="{strategy}" will not return at cfg {denoiser.cfg:g}; try inverse="auto"', stacklevel=2
         )
-    extra, m = {}, None
-    if mask is not None:
-        m = inputs.mask(mask, x.shape, x.device)
+    m = None if mask is None else inputs.mask(mask, x.shape, x.device)
+    extra, told = {} if m is None else {"mask": as_numpy(m[:, 0])}, layout.attributes() if layout else {}
+    if differs(mask, differential):
+        told |= {"differential": True, GRID: asked[::-1]}
+    share = free(m, layout, asked[::-1] if differential else None)
+    if share is not None:
         alpha = denoiser.path.alpha(asked[0])
-        denoiser = Masked(denoiser, m, stored(alpha * x, save.dtype) / alpha)
-        extra["mask"] = as_numpy(m[:, 0])
+        denoiser = Masked(denoiser, share, stored(alpha * x, save.dtype) / alpha)
     hops = len(asked) - 1
     levels = own_levels(chosen, asked)
     noise = Keyed(seed, x.shape, x.dtype, x.device, rungs=len(levels) if chosen.stochastic else 1)
@@ -173,7 +181,7 @@ def unsample(model: Any, latent: Any, *, solver: str | Solver = "euler", inverse
                        via=_via(strategy, chosen, ladder, coupling), schedule=schedule, steps=hops,
                        direction="up", cfg=float(cfg), prompt=prompt, negative=negative, seed=seed,
                        normalize=mode, sigma_shift=float(sigma_shift), bottom="alpha * x",
-                       **({"coupling": coupling} if strategy == "noise" else {}), **_regions(layout),
+                       **({"coupling": coupling} if strategy == "noise" else {}), **told,
                        **(chosen.defaults("zeta", "gamma", "p") if chosen.reversible else {}))  # fmt: skip
     growing = chosen.adaptive is not None
     known = {"latent": x, "mask": m, "sigmas": asked, **(layout.inputs(asked) if layout else {})}
@@ -183,7 +191,9 @@ def unsample(model: Any, latent: Any, *, solver: str | Solver = "euler", inverse
                   coordinates=layout.coordinates() if layout else {}).guard() as record:  # fmt: skip
         if record.complete:
             return record.opened()
-        run = Run(record, denoiser, chosen, ladder, coupling, x, hops, asked[-1], noise, progress, m)
+        # where pixels are let go at some level, they are free at the lowest
+        share = share(min(s for s in asked if s > 0)) if callable(share) else share
+        run = Run(record, denoiser, chosen, ladder, coupling, x, hops, asked[-1], noise, progress, share)
         top = PASSES[strategy](run)
         if strategy == "reverse":
             _warn_of_spread(run, top)
@@ -261,7 +271,7 @@ def sample(model: Any, start: Any = None, *, solver: str | Solver | None = None,
            regions: Sequence[Region] | None = None, mask: Any = None,
            sigmas: Sequence[float] | None = None, noise: Any = None, add_noise: bool = True,
            shape: Sequence[int] | None = None, seed: int = 0, save: Save = Save(),
-           progress: bool = True) -> xr.Dataset:  # fmt: skip
+           progress: bool = True, differential: bool = False) -> xr.Dataset:  # fmt: skip
     """From noise to an image, or the replay of an unsample: one row a level, falling.
 
     Parameters
@@ -280,7 +290,8 @@ def sample(model: Any, start: Any = None, *, solver: str | Solver | None = None,
         Conditions by place, fused in the denoiser; `prompt`, `negative` and `cfg` are those of the rest. On a
         replay another list is an edit.
     mask : array (y, x) or (sample, y, x), optional
-        1 where to sample; elsewhere `start` stays (inpainting).
+        1 where to sample; elsewhere `start` stays (inpainting): the model sees it noised to each level. On a
+        replay it is an edit: elsewhere the states are the record's.
     sigmas : sequence of float, optional
         A falling grid of your own in place of the schedule.
     noise : array (sample, channel, y, x), optional
@@ -293,6 +304,9 @@ def sample(model: Any, start: Any = None, *, solver: str | Solver | None = None,
         Of start noise and of the solver's draws, keyed by sample, rung and draw.
     save, progress
         As in ``tk.unsample``.
+    differential : bool
+        Grey of `mask` is when, and not how much: a pixel of value m is sampled from hop round((1 - m) n) of n
+        on, as far as img2img of strength m would (2306.00950).
 
     Returns
     -------
@@ -317,7 +331,7 @@ def sample(model: Any, start: Any = None, *, solver: str | Solver | None = None,
     save = checked_save(save)
     seed = inputs.whole("seed", seed, -(2**63), None, "seed=0")
     asked = Asked(solver, schedule, steps, sigmas, start_at_step, end_at_step, prompt, negative, cfg, regions,
-                  mask, noise, add_noise, shape, seed)  # fmt: skip
+                  mask, noise, add_noise, shape, seed, differs(mask, differential))  # fmt: skip
     as_model(model)
     plan = replay(start, model, asked) if isinstance(start, xr.Dataset) else fresh(model, start, asked)
     return walked(model, plan, save, progress)
@@ -329,10 +343,9 @@ def walked(model: Any, plan: Plan, save: Save, progress: bool, **told: Any) -> x
     if layout is not None and told.get("mode") != "step":
         layout.one_solver()
     denoiser = _denoiser(model, plan.x, plan.prompt, plan.negative, plan.cfg, layout)
-    extra = {}
-    if plan.mask is not None:
-        denoiser = Masked(denoiser, plan.mask, plan.pinned, plan.pinned_noise)
-        extra["mask"] = as_numpy(plan.mask[:, 0])
+    if plan.free is not None:
+        denoiser = Masked(denoiser, plan.free, plan.pinned, plan.pinned_noise)
+    extra = {} if plan.mask is None else {"mask": as_numpy(plan.mask[:, 0])}
     facts = (
         {"inverse": plan.inverse, "start": plan.kind, "edited": plan.edited}
         if plan.inverse
@@ -341,7 +354,7 @@ def walked(model: Any, plan: Plan, save: Save, progress: bool, **told: Any) -> x
     attrs = provenance(denoiser, **{"kind": "sample", **told}, **_options(plan.solver), **facts,
                        schedule=plan.schedule, steps=plan.hops, direction="down", cfg=float(plan.cfg),
                        prompt=plan.prompt, negative=plan.negative, seed=plan.seed,
-                       **_regions(layout))  # fmt: skip
+                       **plan.attributes())  # fmt: skip
     with Recorder(save, denoiser, plan.levels, plan.x.shape, attrs,
                   ["latent", "denoised", *(ROWED if layout else ())],
                   growing=plan.stepper.adaptive is not None, inputs=plan.inputs(), device=plan.x.device,

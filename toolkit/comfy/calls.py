@@ -48,11 +48,9 @@ class Pinned(Masked):
 
     def denoise(self, x: torch.Tensor, sigma: float, uncond: bool = False) -> Denoised:
         """x0 inside the mask by the model, outside the original; the unconditional answer as it comes."""
-        seen = self.mask * x + self.path.alpha(sigma) * self._pinned
-        if self._pinned_noise is not None:
-            seen = seen + sigma * self._pinned_noise
+        seen, mask, pinned = self.shown(x, sigma)
         x0, u = self.inner.denoise(seen, sigma, uncond)
-        return Denoised(self.mask * x0 + self._pinned, u)
+        return Denoised(mask * x0 + pinned, u)
 
 
 class Caller:
