@@ -23,6 +23,7 @@ _HOME = {
     "denoisers": ["Denoised", "Denoiser", "GaussianMixture", "denoiser", "guide"],
     "spectral": ["SpectralMixture"],
     "pipelines": ["load"],
+    "tiling": ["tiled"],
     "solvers": ["SOLVERS", "solver"],
     "loop": ["steps"],
     "regions": ["Region", "box"],
