@@ -9,7 +9,7 @@ import torch
 import xarray as xr
 from PIL import Image
 from scipy import ndimage
-from test_resume import goes_on, stopped
+from test_resume import Stop, cut, goes_on, stopped
 
 import toolkit as tk
 from toolkit.composites import Regional
@@ -503,6 +503,35 @@ def test_a_store_replays_and_says_the_same(mixture, images, tmp_path):
     xr.testing.assert_identical(back.region_mask, up.region_mask)
     pytest.importorskip("netCDF4")
     assert tk.open(tk.to_netcdf(up, tmp_path / "run.nc")).identical(up)
+
+
+@pytest.mark.parametrize("solver", ["euler", "dpm_adaptive"])
+def test_a_run_that_stops_has_the_weights_of_its_rows(solver, tmp_path):
+    """In memory and in a store; also where the solver chooses its levels."""
+    model, store = PerPixel(), tmp_path / "run.zarr"
+
+    def run(**save):
+        return tk.regional(model, thirds(prompts=(1, 2, 3)), shape=(1, 2, *SIZE), solver=solver, steps=20,
+                           save=tk.Save(**save), **QUIET)  # fmt: skip
+
+    whole = run()
+    with pytest.raises(Stop) as caught, cut(model, 9):
+        run()
+    part = caught.value.dataset
+    assert 2 < part.sizes["step"] < whole.sizes["step"]
+    for name in ("weight", "region_mask", "conflict"):
+        same = (
+            whole[name].isel(step=slice(part.sizes["step"] - 1))
+            if "step" in whole[name].dims
+            else whole[name]
+        )
+        got = part[name].isel(step=slice(-1)) if "step" in part[name].dims else part[name]
+        np.testing.assert_array_equal(got, same)
+    stopped(model, 9, lambda: run(store=store))
+    reading = tk.open(store)
+    assert reading.attrs.pop("stopped") == part.attrs.pop("stopped")
+    xr.testing.assert_identical(reading.load(), part)
+    xr.testing.assert_identical(run(store=store).load(), whole)
 
 
 def test_a_store_knows_its_regions(mixture, tmp_path):

@@ -110,7 +110,7 @@ class Layout:
     def recorded_in(self, ds: xr.Dataset) -> bool:
         """Whether these are the regions of a record, as far as that knows them."""
         kept = ds.attrs.get("regions") == self.facts() and "region_mask" in ds
-        return kept and np.array_equal(ds.region_mask.values, self.variables([])["region_mask"][1])
+        return kept and np.array_equal(ds.region_mask.values, self._masks())
 
     def one_solver(self) -> None:
         """Raises where a region has a solver of its own."""
@@ -235,21 +235,25 @@ class Layout:
         """The arrays by which a run with these regions is known again."""
         return {"regions": self.masks, "weights": np.array([self.factors(s) for s in levels])}
 
-    def variables(self, sigmas: Sequence[float]) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
-        """`weight` and `region_mask`; with an axis of samples where masks differ by sample."""
-        shared = self.masks.shape[1] == 1
-        dims = ("y", "x") if shared else ("sample", "y", "x")
-
-        def array(w: torch.Tensor) -> np.ndarray:
-            values = w[:, :, 0].cpu().numpy()
-            return values[:, 0] if shared else values
-
-        masks = torch.cat([(1.0 - self.masks.sum(0, keepdim=True)).clamp(min=0.0), self.masks])
-        weight = np.array([array(self.at(s).w) for s in sigmas])
+    def recorded(self) -> dict[str, Any]:
+        """What a `Recorder` is told; with an axis of samples where masks differ by sample."""
+        place = ("y", "x") if self.masks.shape[1] == 1 else ("sample", "y", "x")
+        weight = (("step", "region", *place), lambda sigma: self._array(self.at(sigma).w))
         return {
-            "weight": (("step", "region", *dims), weight),
-            "region_mask": (("region", *dims), array(masks)),
+            "coordinates": self.coordinates(),
+            "levels": {"weight": weight},
+            "fixed": {"region_mask": (("region", *place), self._masks())},
         }
+
+    def _masks(self) -> np.ndarray:
+        """`region_mask`: what the masks leave, and the masks."""
+        left = (1.0 - self.masks.sum(0, keepdim=True)).clamp(min=0.0)
+        return self._array(torch.cat([left, self.masks]))
+
+    def _array(self, w: torch.Tensor) -> np.ndarray:
+        """(region, sample, 1, y, x) for the record, without an axis of samples where there is one for all."""
+        values = w[:, :, 0].cpu().numpy()
+        return values[:, 0] if self.masks.shape[1] == 1 else values
 
 
 def _shares(masks: torch.Tensor) -> torch.Tensor:

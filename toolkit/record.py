@@ -79,13 +79,16 @@ class Recorder:
     inputs : arrays (or None) that the run was handed: another call with the same ones goes on with a store.
     device : where the states of a run that is gone on with belong.
     coordinates : further dimensions by name, as (dim, values, attributes).
+    levels : what is recorded of every level: name -> (dims, a function of sigma).
+    fixed : variables without a row each, which are known from the beginning.
     """
 
     def __init__(self, save: Save, denoiser: Any, sigmas: Sequence[float], shape: Sequence[int],
                  attrs: Mapping, variables: Sequence[str] = ("latent", "denoised"),
                  dtype: str = "float64", growing: bool = False, blocks: bool = False,
                  inputs: Mapping = MappingProxyType({}), device: Any = "cpu",
-                 coordinates: Mapping = MappingProxyType({})):  # fmt: skip
+                 coordinates: Mapping = MappingProxyType({}), levels: Mapping = MappingProxyType({}),
+                 fixed: Mapping = MappingProxyType({})):  # fmt: skip
         self.save, self.denoiser, self.sigmas, self.attrs = save, denoiser, list(sigmas), dict(attrs)
         self.room, self.newest = len(self.sigmas), -1
         self.growing, self.stored = growing, save.store is not None
@@ -98,7 +101,8 @@ class Recorder:
         self._about = getattr(denoiser, "about", None)  # of a denoiser that knows more of its answers
         self.dtype = np.dtype(save.dtype or dtype)
         self.phase = ""  # what pass over the rows this is, for messages
-        self._own: dict[str, tuple[str, ...]] = {}
+        self._levels, self._fixed = levels, fixed
+        self._own: dict[str, tuple[str, ...]] = {name: dims for name, (dims, _) in levels.items()}
         self._turn, self._spent = 0, (0, 0)  # passes begun; calls and rows of an earlier process
         # all rows at once cost a tenth of one by one; only where every row is there at the end
         last = save.every == 1 and save.keeps("latent") and not blocks
@@ -115,9 +119,11 @@ class Recorder:
     def _open(self, variables: Sequence[str], device: Any) -> None:
         """Room for the variables, and the bookmark of a run that is gone on with."""
         if not self.complete:
-            for name in [*variables, "nfe", "rows", "mean", "std"]:
+            for name in [*variables, *self._levels, "nfe", "rows", "mean", "std"]:
                 if name not in ("latent", "denoised") or self.save.keeps(name):
                     self.make(name)
+            if self.stored and not self.sink.resumed:
+                self.sink.whole(_with_dims(self._fixed))
         self._begun: Bookmark | None = self.sink.publish(device)
         self.newest = self.sink.flagged - 1
         # the last row of a run that stopped is there, kept or not; it is no longer the last when that goes on
@@ -171,7 +177,7 @@ class Recorder:
     def make(self, name: str, dims: Sequence[str] | None = None, shape: Sequence[int] | None = None,
              fill: float | None = None) -> None:  # fmt: skip
         """Room for a variable: of the schema, or the user's own with its dims."""
-        dims = dims or VARIABLES[name][0]
+        dims = dims or self._own.get(name) or VARIABLES[name][0]
         special = {
             "nfe": np.dtype("int64"),
             "rows": np.dtype("int64"),
@@ -223,6 +229,8 @@ class Recorder:
         self._unkept = None if keep else x
         self.sink.put("nfe", row, self.calls)
         self.sink.put("rows", row, self.rows)
+        for name, (_, value) in self._levels.items():
+            self.sink.put(name, row, value(self.sigmas[row]))
         self.sink.state(row, x, keep, self.dtype)
         self.newest = max(self.newest, row)
 
@@ -329,9 +337,8 @@ class Recorder:
         if self._unkept is not None and "latent" in self.sink.arrays:  # the last row is always there
             self.sink.put("latent", self.newest, self._unkept)
         attrs = {**self.attrs, **plain(attrs)}
-        more = {n: v if isinstance(v, tuple) else (VARIABLES[n][0], v) for n, v in (extra or {}).items()}
         if self.stored:
-            self.sink.finish(more, attrs)
+            self.sink.finish(_with_dims(extra or {}), attrs)
             return self.opened()
         arrays = {name: array[rows] for name, array in self.sink.arrays.items()}
         if self.sink.moments_last:
@@ -339,6 +346,12 @@ class Recorder:
         named = {
             n: (self._own.get(n, VARIABLES[n][0] if n in VARIABLES else ()), a) for n, a in arrays.items()
         }
-        data = label({**named, **more}, {}, {})
+        more = {**self._fixed, **(extra or {})}
+        data = label({**named, **_with_dims(more)}, {}, {})
         rungs = rung_coordinates(self.sigmas[rows], self.denoiser.levels, self.denoiser.path)
         return data.assign_coords(label({}, {**self.coordinates, **rungs}, {}).coords).assign_attrs(attrs)
+
+
+def _with_dims(variables: Mapping[str, Any]) -> dict[str, tuple[Sequence[str], Any]]:
+    """Variables with their dims: as they come, or as the schema has them."""
+    return {n: v if isinstance(v, tuple) else (VARIABLES[n][0], v) for n, v in variables.items()}

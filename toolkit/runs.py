@@ -74,8 +74,9 @@ def unsample(model: Any, latent: Any, *, solver: str | Solver = "euler", inverse
              via: str | Solver = "midpoint", coupling: str = "independent", schedule: str = "normal",
              steps: int = 20, end_at_step: int = 0, prompt: Any = None, negative: Any = None,
              cfg: float = 1.0, regions: Sequence[Region] | None = None, normalize: str = "off",
-             mask: Any = None, sigmas: Sequence[float] | None = None, sigma_shift: float = 0.0, seed: int = 0,
-             save: Save = Save(), progress: bool = True, differential: bool = False) -> xr.Dataset:  # fmt: skip
+             mask: Any = None, sigmas: Sequence[float] | None = None, sigma_shift: float = 0.0,
+             seed: int = 0, save: Save = Save(), progress: bool = True,
+             differential: bool = False) -> xr.Dataset:  # fmt: skip
     """An image run backwards to its noise: one row a level, from clean to noise.
 
     Row 0 is the given latent at sigma 0, row 1 the lowest positive level (``alpha*latent``), then upwards.
@@ -167,7 +168,7 @@ def unsample(model: Any, latent: Any, *, solver: str | Solver = "euler", inverse
             f'inverse="{strategy}" will not return at cfg {denoiser.cfg:g}; try inverse="auto"', stacklevel=2
         )
     m = None if mask is None else inputs.mask(mask, x.shape, x.device)
-    extra, told = {} if m is None else {"mask": as_numpy(m[:, 0])}, layout.attributes() if layout else {}
+    extra, told = {}, layout.attributes() if layout else {}
     if differs(mask, differential):
         told |= {"differential": True, GRID: asked[::-1]}
     share = free(m, layout, asked[::-1] if differential else None)
@@ -187,8 +188,7 @@ def unsample(model: Any, latent: Any, *, solver: str | Solver = "euler", inverse
     known = {"latent": x, "mask": m, "sigmas": asked, **(layout.inputs(asked) if layout else {})}
     with Recorder(save, denoiser, levels, x.shape, attrs,
                   ["latent", "denoised", *NEEDS[strategy], *(ROWED if layout else ())], growing=growing,
-                  inputs=known, device=x.device,
-                  coordinates=layout.coordinates() if layout else {}).guard() as record:  # fmt: skip
+                  inputs=known, device=x.device, **_recorded(layout, m)).guard() as record:  # fmt: skip
         if record.complete:
             return record.opened()
         # where pixels are let go at some level, they are free at the lowest
@@ -200,8 +200,6 @@ def unsample(model: Any, latent: Any, *, solver: str | Solver = "euler", inverse
         if strategy in WHOLE and record.dtype != np.float64:
             extra["top"] = as_numpy(top)  # exact only whole
         extra |= run.extra | _normal(as_numpy(stored(top, save.dtype)), mode)
-        if layout is not None:
-            extra |= layout.variables(record.sigmas)
         return record.finish(extra, **run.attrs, model_calls=record.calls, network_rows=record.rows)
 
 
@@ -345,7 +343,6 @@ def walked(model: Any, plan: Plan, save: Save, progress: bool, **told: Any) -> x
     denoiser = _denoiser(model, plan.x, plan.prompt, plan.negative, plan.cfg, layout)
     if plan.free is not None:
         denoiser = Masked(denoiser, plan.free, plan.pinned, plan.pinned_noise)
-    extra = {} if plan.mask is None else {"mask": as_numpy(plan.mask[:, 0])}
     facts = (
         {"inverse": plan.inverse, "start": plan.kind, "edited": plan.edited}
         if plan.inverse
@@ -358,13 +355,19 @@ def walked(model: Any, plan: Plan, save: Save, progress: bool, **told: Any) -> x
     with Recorder(save, denoiser, plan.levels, plan.x.shape, attrs,
                   ["latent", "denoised", *(ROWED if layout else ())],
                   growing=plan.stepper.adaptive is not None, inputs=plan.inputs(), device=plan.x.device,
-                  coordinates=layout.coordinates() if layout else {}).guard() as record:  # fmt: skip
+                  **_recorded(layout, plan.mask)).guard() as record:  # fmt: skip
         if record.complete:
             return record.opened()
         _descend(record, denoiser, plan, progress)
-        if layout is not None:
-            extra |= layout.variables(record.sigmas)
-        return record.finish(extra, model_calls=record.calls, network_rows=record.rows)
+        return record.finish(model_calls=record.calls, network_rows=record.rows)
+
+
+def _recorded(layout: Layout | None, mask: torch.Tensor | None) -> dict[str, Any]:
+    """What regions and mask add to the record of a run."""
+    told = {"fixed": {}} if layout is None else layout.recorded()
+    if mask is not None:
+        told["fixed"]["mask"] = as_numpy(mask[:, 0])
+    return told
 
 
 def _descend(record: Recorder, denoiser: Any, plan: Plan, progress: bool) -> None:

@@ -24,7 +24,7 @@ import zarr
 
 from .bookmarks import Bookmark, Copy
 from .bookmarks import write as write_bookmark
-from .dataset import LATENT, attributes, moments
+from .dataset import attributes, moments
 from .errors import bad
 from .inputs import plain
 from .reading import checked, leading
@@ -179,7 +179,7 @@ class Store:
                fill: float | None = None) -> None:  # fmt: skip
         """Room for a variable; one that is there already is taken up."""
         shape = [CAPACITY if d == "step" and self.growing else n for d, n in zip(dims, shape, strict=True)]
-        big = tuple(dims) == LATENT
+        big = dims[:1] == ("step",) and "y" in dims
         fits = name in self.group and self.group[name].shape == tuple(shape)
         if name in self.group and not fits:
             why = f"it has {name} of shape {self.group[name].shape}, not {tuple(shape)}"
@@ -274,9 +274,8 @@ class Store:
         """A row of a big variable that was written and flushed."""
         return self.arrays[name][row]
 
-    def finish(self, extra: Mapping[str, tuple[Sequence[str], Any]], attrs: Mapping[str, Any]) -> None:
-        """Writes what is left, and the final attributes; then the run is whole, or says why it stopped."""
-        self.flush()
+    def whole(self, extra: Mapping[str, tuple[Sequence[str], Any]]) -> None:
+        """Writes variables that have no row a step."""
         with self._named():
             for name, (dims, values) in extra.items():
                 array = np.asarray(values)
@@ -286,6 +285,12 @@ class Store:
                     attributes=attributes(name),
                 )  # fmt: skip
                 self.group[name][...] = array
+
+    def finish(self, extra: Mapping[str, tuple[Sequence[str], Any]], attrs: Mapping[str, Any]) -> None:
+        """Writes what is left, and the final attributes; then the run is whole, or says why it stopped."""
+        self.flush()
+        self.whole(extra)
+        with self._named():
             self.group.attrs.put({**attrs, "request": self.request})
         if "stopped" not in attrs:
             shutil.rmtree(self.folder / "resume", ignore_errors=True)
