@@ -19,6 +19,9 @@ SOLVERS = ["euler", "heun", "dpmpp_2m", "uni_pc", "dpmpp_sde", "dpm_fast", "dpm_
 BOX = tk.box(0.0, 0.0, 0.5, 1.0, size=SIZE)  # the left half
 PICTURE = torch.randn(2, 2, *SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
 GREYS = np.repeat(np.arange(16) / 15.0, 16).reshape(16, 16).T  # columns from 0 to 1
+EDITED = [("reverse", "euler"), ("algebraic", "obelm"), ("algebraic", "edict"), ("offsets", "dpmpp_2m"),
+          ("offsets", "dpm_fast"), ("offsets", "dpm_adaptive"), ("noise", "dpmpp_sde")]  # fmt: skip
+LATE = {"differential": True}
 EXACT = {"obelm": "algebraic", "dpmpp_2m": "offsets", "dpmpp_sde": "noise", "dpm_fast": "offsets",
          "dpm_adaptive": "offsets"}  # fmt: skip
 
@@ -60,7 +63,7 @@ def test_a_pixel_of_grey_is_sampled_from_its_level_on(path, solver):
             want = last(tk.sample(model, PICTURE, sigmas=levels[hop:], **asked))
         np.testing.assert_allclose(last(run)[..., column], want[..., column], rtol=1e-9, atol=1e-9)
     np.testing.assert_array_equal(run.mask, np.broadcast_to(GREYS, run.mask.shape))
-    assert run.attrs["differential"] is True and run.attrs["differential_levels"] == levels
+    assert run.attrs["differential"] is True and run.attrs["grid"] == levels
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -106,7 +109,7 @@ def test_what_is_kept_is_the_picture_at_every_level(path):
 
 @pytest.mark.parametrize("mode", ["denoiser", "step"])
 def test_grey_of_a_region_is_when(mode):
-    """A region of grey m joins as one of strength m; one that is kept is let go after its share of the run."""
+    """A region of grey m joins as one of strength m; one that is kept is let go after its share."""
     model, asked = PerPixel(), {"steps": 10, "prompt": 2, "cfg": 1.5, **QUIET}
     grey = tk.regional(
         model, [tk.Region(0.6 * BOX, prompt=1, differential=True)], PICTURE, mode=mode, **asked
@@ -145,7 +148,7 @@ def test_what_is_kept_may_be_kept_for_a_while():
     [
         {"mask": GREYS, "differential": True},
         {"regions": [tk.Region(soft()[0], keep=True), tk.Region(soft()[2], prompt=1)]},
-        {"regions": [tk.Region(GREYS, keep=True, differential=True), tk.Region(BOX * 0.5, prompt=1, differential=True)]},
+        {"regions": [tk.Region(GREYS, keep=True, **LATE), tk.Region(BOX * 0.5, prompt=1, **LATE)]},
         {"mask": GREYS, "regions": [tk.Region(0.5 * BOX, keep=True, differential=True)]},
     ],
     ids=["grey", "kept", "kept for a while", "both"],
@@ -182,9 +185,7 @@ def test_grey_pixels_are_unsampled_up_to_their_level():
 # --- edits of a record ----
 
 
-@pytest.mark.parametrize("inverse, solver", [("reverse", "euler"), ("algebraic", "obelm"), ("algebraic", "edict"),
-                                             ("offsets", "dpmpp_2m"), ("offsets", "dpm_fast"),
-                                             ("offsets", "dpm_adaptive"), ("noise", "dpmpp_sde")])  # fmt: skip
+@pytest.mark.parametrize("inverse, solver", EDITED)
 def test_outside_a_mask_an_edit_follows_the_record(mixture, images, inverse, solver):
     up = tk.unsample(mixture, images["in"], solver=solver, inverse=inverse, steps=8, prompt=1, **QUIET)
     edit = tk.sample(mixture, start=up, prompt=4, cfg=2.0, mask=BOX, **QUIET)
@@ -231,7 +232,7 @@ def test_an_edit_of_what_was_kept_before(mixture, images):
 
 RUNS = {
     "grey": lambda model, save: tk.sample(
-        model, torch.ones(1, 4, *SIZE), mask=GREYS, differential=True, solver="dpmpp_2m", steps=7, save=save, **QUIET
+        model, torch.ones(1, 4, *SIZE), mask=GREYS, **LATE, solver="dpmpp_2m", steps=7, save=save, **QUIET
     ),
     "kept": lambda model, save: tk.regional(
         model, [tk.Region(GREYS, keep=True, differential=True), hard(0.2, 0.6, prompt=1, solver="lms")],

@@ -439,6 +439,20 @@ def test_variation_mixes_in_other_noise_where_the_raw_mask_is_one(method):
     assert not none
 
 
+def test_a_variation_of_no_noise_at_all_is_its_own():
+    """Where a soft mask has left a sample without noise, slerp takes it as orthogonal: sin(v pi/2) M."""
+    soft, left = torch.full((64, 64), 0.5), torch.zeros(64, 64)
+    left[:, :32] = 1.0
+    sampler = tk.comfy.KSamplerAdvanced(1)
+    prompts = [tk.comfy.RegionalPrompt(soft, sampler, 7, 0.3),
+               tk.comfy.RegionalPrompt(left, sampler, 8, 0.5, "slerp")]  # fmt: skip
+    noise, gap = regions.start_noise(0, (1, 2, 8, 8), None, prompts)
+    own, _ = regions.start_noise(8, (1, 2, 8, 8), None, [])
+    want = math.sin(0.25 * math.pi) * own
+    assert gap and float((noise - want)[..., :4].abs().max()) < 1e-5
+    assert float(noise[..., 4:].abs().max()) == 0.0
+
+
 def test_variations_follow_one_another_and_ignore_the_batch_index():
     ones = torch.ones(8, 8)
     two = varied(ones, 0.5, 6, "linear") + varied(ones, 0.5, 7, "linear")

@@ -334,8 +334,16 @@ def test_start_noise_is_mixed_as_asked():
         angle = math.acos((a * b).sum() / np.linalg.norm(a) / np.linalg.norm(b))
         want = (math.sin((1 - v) * angle) * a + math.sin(v * angle) * b) / math.sin(angle)
         got = start(noise_strength=v, noise_method="slerp")[k]
-        factor = math.hypot(math.sin((1 - v) * angle), math.sin(v * angle)) / math.sin(angle)
-        np.testing.assert_allclose(got[..., :8], (want / factor)[..., :8], atol=1e-14)
+        np.testing.assert_allclose(got[..., :8], want[..., :8], atol=1e-13)
+
+
+def test_noise_of_one_direction_is_no_arc():
+    """Of one number the two noises point alike, or apart: there is no arc between them."""
+    model = PerPixel()
+    for seed in range(6):
+        region = tk.Region(np.ones((1, 1)), seed=seed + 1, noise_strength=0.5, noise_method="slerp")
+        run = tk.regional(model, [region], shape=(1, 2, 1, 1), steps=2, seed=seed, **QUIET)
+        assert np.isfinite(run.latent).all()
 
 
 # --- the inverse ----
@@ -397,6 +405,44 @@ def test_a_prompt_changed_on_replay_stays_in_its_region(path, solver):
     assert tk.sample(model, start=none, regions=again, **QUIET).attrs["edited"] == ["regions"]
 
 
+@pytest.mark.parametrize("solver", ["dpm_fast", "dpm_adaptive", "euler"])
+def test_regions_that_join_late_replay_on_any_grid(mixture, images, solver):
+    """A solver with levels of its own joins them by those that were asked for, on the way back too."""
+    regions = [hard(0.0, 0.5, prompt=1, strength=0.5), hard(0.3, 1.0, prompt=2, strength=0.3)]
+    up = tk.unsample(mixture, images["in"], solver=solver, regions=regions, steps=7, **QUIET)
+    for again in ({}, {"regions": regions}):
+        back = tk.sample(mixture, start=up, **again, **QUIET)
+        assert back.attrs["edited"] == []
+        assert relative(last(back), images["in"].numpy()).max() < 1e-9
+    other = tk.sample(
+        mixture, start=up, regions=[hard(0.0, 0.5, prompt=0, strength=0.5), regions[1]], **QUIET
+    )
+    assert [r["active"] for r in other.attrs["regions"]] == [r["active"] for r in up.attrs["regions"]]
+
+
+def test_an_edited_schedule_of_weights_is_an_edit():
+    """Two functions of one name; and an equal one is none."""
+    model, x = PerPixel(), torch.randn(1, 2, *SIZE, dtype=torch.float64)
+
+    def regions(value):
+        return [tk.Region(soft()[1], prompt=2, weight=lambda sigma: value)]
+
+    up = tk.unsample(model, x, regions=regions(1.0), steps=4, **QUIET)
+    for value, edited in ((1.0, []), (0.5, ["regions"])):
+        back = tk.sample(model, start=up, regions=regions(value), **QUIET)
+        assert back.attrs["edited"] == edited
+        assert (relative(last(back), x.numpy()).max() < 1e-9) == (edited == [])
+
+
+def test_regions_are_taken_off_on_a_replay(mixture, images):
+    up = tk.unsample(mixture, images["in"], regions=thirds(), prompt=3, steps=6, **QUIET)
+    none = tk.sample(mixture, start=up, regions=[], **QUIET)
+    assert none.attrs["edited"] == ["regions"] and "region" not in none.dims
+    plain = tk.unsample(mixture, images["in"], prompt=3, steps=6, **QUIET)
+    with pytest.raises(ValueError, match=r"^regions=\[\]"):
+        tk.sample(mixture, start=plain, regions=[], **QUIET)
+
+
 def test_masks_that_differ_by_sample_replay(mixture, images):
     mask = np.stack([tk.box(0.0, 0.0, 0.5, 1.0, size=SIZE), tk.box(0.5, 0.0, 1.0, 1.0, size=SIZE)])
     regions = [tk.Region(mask, prompt=[1, 2], feather=1)]
@@ -447,6 +493,22 @@ def test_conflict_and_seam_are_their_formulas():
         rest = np.concatenate([across[..., 6:].reshape(2, -1), down[..., 6:].reshape(2, -1)], axis=1)
         np.testing.assert_allclose(run.seam_gradient[row], seam.mean(1) / rest.mean(1), rtol=1e-10)
     assert np.isnan(run.conflict[4]).all()
+
+
+INVERSES = [("euler", "fixed_point"), ("heun", "fixed_point"), ("heun", "defect"), ("euler", "reverse"),
+            ("obelm", "algebraic"), ("lms", "offsets")]  # fmt: skip
+
+
+@pytest.mark.parametrize("solver, inverse", INVERSES)
+def test_every_inverse_records_what_it_heard(solver, inverse):
+    """Conflict and seam gradient, wherever there is an opinion."""
+    model, x = PerPixel(), torch.randn(2, 2, *SIZE, dtype=torch.float64)
+    regions = [hard(0.0, 0.5, prompt=1), hard(0.4, 1.0, prompt=2)]
+    up = tk.unsample(model, x, solver=solver, inverse=inverse, regions=regions, steps=12, **QUIET)
+    heard = up.denoised.notnull().all(("channel", "y", "x"))
+    assert heard.sum() >= 8
+    np.testing.assert_array_equal(up.conflict[:, 1:].notnull().all("region"), heard)
+    np.testing.assert_array_equal(up.seam_gradient.notnull(), heard)
 
 
 def test_a_seam_shows():
@@ -564,6 +626,63 @@ def test_a_run_without_regions_says_nothing_of_them(mixture):
     assert not {"weight", "conflict", "seam_gradient", "region_mask"} & set(run.data_vars)
 
 
+# --- masks and weights as they come ----
+
+
+def test_masks_that_add_up_in_float32_leave_no_base():
+    w = torch.softmax(torch.randn(3, *SIZE, generator=torch.Generator().manual_seed(0)), dim=0)
+    regions = [tk.Region(m, prompt=k) for k, m in enumerate(w, 1)]
+    run = tk.regional(PerPixel(), regions, prompt=3, cfg=2.0, shape=(1, 2, *SIZE), steps=3, **QUIET)
+    assert int(run.rows[-1]) == 3 * 4
+    half = tk.Region(torch.full(SIZE, 0.5, dtype=torch.bfloat16))
+    np.testing.assert_array_equal(half.mask, 0.5)
+
+
+def test_grey_of_sixteen_bits_and_transparency():
+    ramp = np.linspace(0, 65535, 256).reshape(SIZE)
+    for pixels, most in ((ramp.astype(np.uint16), 65535), (ramp.astype(np.int32), 65535),
+                         ((ramp // 257).astype(np.int32), 255)):  # fmt: skip
+        np.testing.assert_allclose(tk.Region(Image.fromarray(pixels)).mask, pixels / most)
+    white = np.full((*SIZE, 4), 255, np.uint8)
+    np.testing.assert_array_equal(tk.Region(Image.fromarray(white)).mask, 1.0)
+    white[:, :8, 3] = 0
+    with pytest.raises(ValueError, match=r"^mask='RGBA': .*transparent.*Try: tk\.Region\(image\.convert"):
+        tk.Region(Image.fromarray(white))
+
+
+def test_a_region_that_is_never_asked_says_so():
+    model, asked = PerPixel(), {"shape": (1, 2, *SIZE), "steps": 10, **QUIET}
+    for options in ({"strength": 0.02}, {"span": (1e4, 1e3)}, {"weight": lambda sigma: 0.0}):
+        with pytest.warns(UserWarning, match='region "left" is active at no level of this run'):
+            tk.regional(model, [hard(0.0, 0.5, prompt=1, name="left", **options)], **asked)
+    tk.regional(model, [hard(0.0, 0.5, prompt=1, weight=0)], **asked)  # who asks for that knows
+
+
+def test_a_batch_is_as_large_as_its_regions_say(mixture):
+    masks = np.random.default_rng(0).random((3, *SIZE))
+    for regions in ([tk.Region(masks)], [hard(0, 1, prompt=[0, 1, 2])], [hard(0, 1, negative=[0, 1, 2])]):
+        assert tk.regional(mixture, regions, steps=2, **QUIET).sizes["sample"] == 3
+    with pytest.raises(ValueError, match=r'^mask=\(2, 16, 16\): of "pair", of shape'):
+        tk.regional(mixture, [tk.Region(masks[:2], name="pair"), tk.Region(masks)], steps=2, **QUIET)
+
+
+def test_weights_may_be_numbers_of_any_kind(mixture):
+    asked = {"shape": (1, 4, *SIZE), "steps": 3, **QUIET}
+    plain = tk.regional(mixture, [hard(0, 0.5, prompt=1, weight=0.5)], **asked)
+    for weight in (lambda s: np.float32(0.5), lambda s: torch.tensor(0.5), lambda s: np.array(0.5)):
+        run = tk.regional(mixture, [hard(0, 0.5, prompt=1, weight=weight)], **asked)
+        np.testing.assert_array_equal(run.latent, plain.latent)
+
+
+def test_a_region_is_not_changed_behind_its_back():
+    given = np.ones(SIZE)
+    region = tk.Region(given)
+    given[:] = 0.0
+    assert region.mask.min() == 1.0
+    with pytest.raises(ValueError, match="read-only"):
+        region.mask[0, 0] = 0.0
+
+
 # --- bad input ----
 
 ONES = np.ones(SIZE)
@@ -618,6 +737,8 @@ BAD = {
     "a span of one": (lambda: [tk.Region(ONES, span=(1.0,))], "span", "(1.0,)"),
     "weight": (lambda: [tk.Region(ONES, weight=-1.0)], "weight", "-1"),
     "a weight that becomes NaN": (lambda: [tk.Region(ONES, weight=lambda s: math.nan)], "weight", "nan"),
+    "a weight beyond all numbers": (lambda: [tk.Region(ONES, weight=lambda s: 1e200)], "weight", "1e+200"),
+    "a weight that fails": (lambda: [tk.Region(ONES, weight=lambda s: 1 / (s - s))], "weight", "division"),
     "a weight of text": (lambda: [tk.Region(ONES, weight=lambda s: "1")], "weight", "'1'"),
 }
 
@@ -650,7 +771,7 @@ def test_bad_input(case, call, tmp_path):
     ({"mode": "stp"}, "mode"), ({"seed": 1.5}, "seed"), ({"save": None}, "save"), ({"steps": 0}, "steps"),
     ({"regions": None}, "regions"), ({"cfg": math.inf}, "cfg"), ({"solver": "eulr"}, "solver"),
     ({"prompt": 9}, "prompt"), ({"start": tk.testing.ladder_dataset()}, "start"),
-    ({"shape": (1, 2)}, "shape"),
+    ({"shape": (1, 2)}, "shape"), ({"shape": None, "noise": torch.zeros(2, 2)}, "noise"),
     ({"model": tk.denoiser(lambda x, sigma: x)}, "model"), ({"model": tk.guide(PerPixel(), 1)}, "model"),
 ])  # fmt: skip
 def test_bad_arguments_of_regional(given, argument):

@@ -174,7 +174,7 @@ def seam_gradient(x0: torch.Tensor, weights: Weights) -> torch.Tensor:
 
 
 def _apart(opinions: torch.Tensor, fused: torch.Tensor, areas: torch.Tensor) -> torch.Tensor:
-    """rms distances of opinions, (region, sample, channel, y, x), from the fused one, where they have weight."""
+    """rms distances of opinions, (region, sample, channel, y, x), from the fused one, where these count."""
     far = (opinions - fused).square().mean(2)
     return torch.sqrt((far * areas).sum((2, 3)))
 

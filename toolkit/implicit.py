@@ -36,12 +36,17 @@ class Fixed:
     def __init__(self, solver: Solver, via: Solver, levels: Sequence[float]):
         self.solver, self.via, self.levels = solver, via, tuple(levels)
 
-    def up(self, model: Any, x: torch.Tensor, i: int) -> tuple[torch.Tensor, ...]:
-        """(y, denoised, residual, iterations) of hop i: y the state at levels[i]; the last two (sample,)."""
+    def up(self, model: Any, x: torch.Tensor, i: int) -> tuple[Any, ...]:
+        """(y, denoised, residual, iterations, told) of hop i: y the state at levels[i].
+
+        Residual and iterations are (sample,); `told` is what the model knows of its answer, by name, with
+        samples on the last axis.
+        """
         span = Span(self.levels, i, self.levels)
         y = self.via.step(model, x, Span((span.t, span.s), 0), (), None)[0]
         scale = size(x).clamp_min(1e-300)
-        best, opinion = y, None
+        best, opinion, told = y, None, {}
+        about = getattr(model, "about", lambda x0: {})
         least = torch.full_like(scale, math.inf)
         needed = torch.zeros_like(scale)
         guesses, misses = [], []
@@ -52,13 +57,15 @@ class Fixed:
             better = (residual < least)[:, None, None, None]
             best = torch.where(better, y, best)
             opinion = seen.x0 if opinion is None else torch.where(better, seen.x0, opinion)
+            said = about(seen.x0)
+            told = {n: torch.where(residual < least, v, told.get(n, v)) for n, v in said.items()}
             needed = torch.where(residual < least, float(k), needed)
             least = torch.minimum(least, residual)
             if float(least.max()) <= ENOUGH:
                 break
             guesses, misses = [*guesses, y + miss][-REMEMBERED - 1 :], [*misses, miss][-REMEMBERED - 1 :]
             y = anderson(guesses, misses)
-        return best, opinion, least, needed
+        return best, opinion, least, needed, told
 
 
 def anderson(guesses: list[torch.Tensor], misses: list[torch.Tensor]) -> torch.Tensor:

@@ -105,20 +105,31 @@ def falling(
     return table[start : end + 1], last - end
 
 
-def mask(given: Any, shape: Sequence[int], device: Any) -> torch.Tensor:
-    """A mask fitted to the latents, (sample, 1, y, x), float64; any resolution, one for all or one each."""
-    line = "mask=torch.ones(latent.shape[-2:])"
+def host(given: Any) -> Any:
+    """A tensor as an array on the host; bfloat16, which NumPy has not, as float32. Anything else as it is."""
+    if not isinstance(given, torch.Tensor):
+        return given
+    given = given.detach().cpu()
+    return (given.float() if given.dtype == torch.bfloat16 else given).numpy()
+
+
+def mask(given: Any, shape: Sequence[int], device: Any, line: str = "mask=torch.ones(latent.shape[-2:])",
+         whose: str = "") -> torch.Tensor:  # fmt: skip
+    """A mask fitted to the latents, (sample, 1, y, x), float64; any resolution, one for all or one each.
+
+    `line` is what to type instead, `whose` mask it is, where that is to be said.
+    """
     given = given.values if hasattr(given, "dims") else given
     if not isinstance(given, (np.ndarray, torch.Tensor)):
         wanted = "an array (y, x) or (sample, y, x) of weights in 0..1"
         raise bad("mask", type(given), wanted, line, TypeError)
-    values = given.detach().cpu().numpy() if isinstance(given, torch.Tensor) else given
+    values = host(given)
     if values.dtype.kind not in "biuf":
         raise bad("mask", str(values.dtype), "real weights in 0..1", line, TypeError)
     m = torch.from_numpy(values.astype(np.float64)).to(device)
     m = m[None] if m.ndim == 2 else m[:, 0] if m.ndim == 4 and m.shape[1] == 1 else m
     if m.ndim != 3 or 0 in m.shape or m.shape[0] not in (1, shape[0]):
-        wanted = f"of shape (y, x), or ({shape[0]}, y, x) with one a sample"
+        wanted = f"{whose}of shape (y, x), or ({shape[0]}, y, x) with one a sample"
         raise bad("mask", tuple(given.shape), wanted, line)
     if not bool(torch.isfinite(m).all()) or float(m.min()) < 0 or float(m.max()) > 1:
         given = f"values from {float(m.min()):.4g} to {float(m.max()):.4g}"

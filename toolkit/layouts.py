@@ -1,6 +1,7 @@
 """Regions on the canvas of one run: their masks fitted, and who has which weight at a level of noise."""
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -14,11 +15,13 @@ from .masks import NEAR, joined, joining
 from .noise import Keyed
 from .regions import BASE, LINE, Region, fitted, named
 
-LEFT = 1e-9  # a base that is left with less has nothing: masks that add up to 1 do so to rounding
+LEFT = 1e-6  # a base that is left with less has nothing: masks that add up to 1 do so to rounding, in float32
 WHOLLY = 0.95  # share from which a pixel counts as a region's own: the tails of a feathered edge are long
+ALIKE = 1e-6  # sine of the angle between two noises below which they have one direction
 KEPT = 8  # sets of weights that are kept: a schedule of weights has a new one at every level
 ROWED = ("conflict", "seam_gradient")  # what a run with regions records at every row
-GRID = "differential_levels"  # attribute: the levels by which masks say when, falling
+GRID = "grid"  # attribute: the levels by which strength and differential masks say when, falling
+MOST = 1e100  # of a weight: sums of a few stay finite
 
 
 class Weights(NamedTuple):
@@ -60,7 +63,7 @@ class Layout:
     active : list of (high, low)
         The range of sigma in which each is active.
     levels : sequence of float
-        Those of the run, falling, by which a differential mask says when.
+        Those asked for, falling, by which strength and differential masks say when.
     """
 
     def __init__(self, regions: Sequence[Region], masks: torch.Tensor, active: Sequence[tuple[float, float]],
@@ -82,8 +85,9 @@ class Layout:
         samples = 1 if shared else shape[0]
         masks = torch.stack([fitted(r, shape, samples) for r in regions]).to(device)
         made = cls(regions, masks, [_active(r, levels) for r in regions], levels)
-        for level in levels:
-            made.factors(level)  # a schedule of weights that goes wrong does so before the first call
+        # a schedule of weights that goes wrong does so before the first call
+        factors = [made.factors(level) for level in levels]
+        made.warn_of_idle(factors[:-1])
         if made.keeps and all(bool((made.at(s).kept >= 1.0 - LEFT).all()) for s in levels[:-1]):
             line = f"regions=[{LINE}, tk.Region(mask, keep=True)]"
             raise bad("regions", made.names[1:], "all of the picture is kept: nothing would be sampled", line)
@@ -110,7 +114,24 @@ class Layout:
     def recorded_in(self, ds: xr.Dataset) -> bool:
         """Whether these are the regions of a record, as far as that knows them."""
         kept = ds.attrs.get("regions") == self.facts() and "region_mask" in ds
-        return kept and np.array_equal(ds.region_mask.values, self._masks())
+        if not kept or not np.array_equal(ds.region_mask.values, self._masks()):
+            return False
+        if "weight" not in ds or not any(callable(r.weight) for r in self.regions):
+            return True
+        # two functions may have one name
+        pairs = zip(ds.sigma.values.tolist(), ds.weight.values, strict=True)
+        return all(np.array_equal(self._array(self.at(sigma).w), w) for sigma, w in pairs)
+
+    def warn_of_idle(self, factors: Sequence[Sequence[float]]) -> None:
+        """Says so where a region is asked at no level: outside its span, or before it joins."""
+        for k, (region, (high, low)) in enumerate(zip(self.regions, self.active, strict=True)):
+            always_off = region.weight == 0  # who asks for that knows
+            if factors and not always_off and not any(row[k] > 0 for row in factors):
+                warnings.warn(
+                    f'region "{region.name}" is active at no level of this run: sigma from {high:.4g} to '
+                    f"{low:.4g}, by its span and strength, has none with weight. Its prompt is not asked",
+                    stacklevel=5,
+                )
 
     def one_solver(self) -> None:
         """Raises where a region has a solver of its own."""
@@ -126,10 +147,12 @@ class Layout:
         found = []
         for region, (high, low) in zip(self.regions, self.active, strict=True):
             active = low * (1.0 - NEAR) <= sigma <= high * (1.0 + NEAR)
-            value = (region.weight(sigma) if callable(region.weight) else region.weight) if active else 0.0
-            real = isinstance(value, (int, float, np.number)) and math.isfinite(value) and value >= 0
+            value = _weight(region, sigma) if active else 0.0
+            real = isinstance(value, (int, float, np.number)) and 0 <= value <= MOST
             if not real:
-                why = f'the weight of "{region.name}" at sigma {sigma:.6g} must be a number, 0 or more'
+                why = (
+                    f'the weight of "{region.name}" at sigma {sigma:.6g} must be a number from 0 to {MOST:g}'
+                )
                 raise bad("weight", value, why, "tk.Region(mask, weight=lambda sigma: 1.0)")
             found.append(float(value))
         return tuple(found)
@@ -183,17 +206,19 @@ class Layout:
         """
         w = self._weights([1.0] * len(self.regions), 0.0).w
         amounts: dict[int | None, Any] = {None: w[0]}
-        drawn = {None: base}
+        drawn, size = {None: base}, w[0]
         for region, share in zip(self.regions, w[1:], strict=True):
             old, new = 1.0, 0.0
             if region.noise_strength > 0 and region.seed != seed:
                 if region.seed not in drawn:
                     drawn[region.seed] = Keyed(region.seed, base.shape, base.dtype, base.device).start()
                 old, new = _mixing(region, base, drawn[region.seed])
+            # along the arc the two noises are not quite orthogonal, nor is a^2 + b^2 quite 1
+            size = size + share * torch.hypot(*(torch.as_tensor(a, dtype=w.dtype) for a in (old, new)))
             amounts[None] = amounts[None] + share * old
             if region.seed in drawn and region.seed is not None:
                 amounts[region.seed] = amounts.get(region.seed, 0.0) + share * new
-        return _united(amounts, drawn)
+        return _united(amounts, drawn, size)
 
     def draws(
         self, noise: Callable, seed: int | None, rung: int, sigma: float, like: torch.Tensor
@@ -225,7 +250,7 @@ class Layout:
 
     def attributes(self) -> dict[str, Any]:
         """What the regions add to the attributes of a run."""
-        return {"regions": self.facts(), **({GRID: self.levels} if self.differential else {})}
+        return {"regions": self.facts(), GRID: self.levels}
 
     def coordinates(self) -> dict[str, Any]:
         """The names of the regions, base first."""
@@ -274,8 +299,21 @@ def _seams(w: torch.Tensor) -> torch.Tensor:
 
 
 def grid_of(ds: xr.Dataset) -> list[float]:
-    """The levels by which masks of the record of an unsample say when, falling."""
+    """The levels by which the record of an unsample says when, falling."""
     return ds.attrs.get(GRID) or ds.sigma.values[::-1].tolist()
+
+
+def _weight(region: Region, sigma: float) -> Any:
+    """The weight of a region at a level, as it says it; an array of one number is one."""
+    if not callable(region.weight):
+        return region.weight
+    try:
+        value = region.weight(sigma)
+    except Exception as exc:
+        why = f'the weight of "{region.name}" fails at sigma {sigma:.6g} ({exc or type(exc).__name__})'
+        line = "tk.Region(mask, weight=lambda sigma: 1.0)"
+        raise bad("weight", region.weight, why, line) from exc
+    return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
 
 
 def _active(region: Region, levels: Sequence[float]) -> tuple[float, float]:
@@ -300,12 +338,16 @@ def _mixing(region: Region, n: torch.Tensor, m: torch.Tensor) -> tuple[Any, Any]
     a, b = n.flatten(1), m.flatten(1)
     cosine = (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1)).clamp_min(1e-300)
     angle = torch.acos(cosine.clamp(-1.0, 1.0)).view(-1, 1, 1, 1)
-    return torch.sin((1.0 - v) * angle) / torch.sin(angle), torch.sin(v * angle) / torch.sin(angle)
+    sine = torch.sin(angle)
+    whole = sine > ALIKE  # of noises that point alike, or apart, there is no arc between them
+    sine = torch.where(whole, sine, 1.0)
+    return (torch.where(whole, torch.sin((1.0 - v) * angle) / sine, 1.0 - v),
+            torch.where(whole, torch.sin(v * angle) / sine, v))  # fmt: skip
 
 
-def _united(amounts: dict[Any, Any], drawn: dict[Any, torch.Tensor]) -> torch.Tensor:
-    """sum a_j Z_j / sqrt(sum a_j^2); the one noise itself where there is but one."""
+def _united(amounts: dict[Any, Any], drawn: dict[Any, torch.Tensor], size: Any = 1.0) -> torch.Tensor:
+    """size sum a_j Z_j / sqrt(sum a_j^2); the one noise itself where there is but one."""
     if len(amounts) == 1:
         return drawn[None]
     total = sum(a * drawn[key] for key, a in amounts.items())
-    return total / torch.sqrt(sum(torch.as_tensor(a).square() for a in amounts.values()))
+    return size * total / torch.sqrt(sum(torch.as_tensor(a).square() for a in amounts.values()))

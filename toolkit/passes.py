@@ -118,10 +118,12 @@ def fixed_point(run: Run) -> torch.Tensor:
     solving = Fixed(frozen(run.solver, run.hops), run.via, run.levels[::-1])
     label = f"fixed point, {run.solver.name}"
     for row in bar(range(first, top + 1), top, label, run.progress, first):
-        x, x0, residual, iterations = solving.up(run.denoiser, x, top - row)
+        x, x0, residual, iterations, told = solving.up(run.denoiser, x, top - row)
         run.record.put("residual", row, residual)
         run.record.put("iterations", row, iterations)
         run.record.opinion(row, x0)
+        for name, value in told.items():
+            run.record.put(name, row, value)
         run.record.state(row, x)
         worst = max(worst, float(residual.max()))
         run.record.mark(row + 1, x, worst=worst)

@@ -15,6 +15,7 @@ from .inverse import Keeping, Replaying, frozen
 from .layouts import GRID, Layout, grid_of
 from .masks import free
 from .noise import Keyed
+from .regions import Region
 from .solvers import Solver
 from .solvers import solver as find_solver
 from .solvers.contract import Eval
@@ -164,7 +165,9 @@ def replay(ds: xr.Dataset, model: Any, asked: Asked) -> Plan:
 def _told_where(plan: Plan, ds: xr.Dataset, model: Any, asked: Asked, tensor: Any, rows: Any) -> None:
     """The regions and masks of a replay: what the record kept, and what the caller keeps of the record."""
     facts, plan.grid, recorded = ds.attrs, grid_of(ds), True
-    if asked.regions is not None:
+    if asked.regions == [] and "regions" in facts:  # none of those of the record
+        plan.edited.append("regions")
+    elif asked.regions is not None:
         plan.layout = Layout.fit(asked.regions, plan.x.shape, plan.x.device, plan.grid)
         recorded = plan.layout.recorded_in(ds)
         plan.edited += ["regions"] * (not recorded)
@@ -259,7 +262,7 @@ def fresh(model: Any, start: Any, asked: Asked) -> Plan:
             f"{call}, start=latent, add_noise=False)",
         )
     else:
-        shape, device = _shape(model, asked.shape, asked.prompt, asked.noise), getattr(model, "device", "cpu")
+        shape, device = _shape(model, asked), getattr(model, "device", "cpu")
         x0 = torch.zeros(shape, dtype=torch.float64, device=device)
     levels, schedule = _levels(model, asked, solver, call)
     inputs.distinct(solver, levels, "steps" if asked.sigmas is None else "sigmas")
@@ -327,29 +330,36 @@ def _noised(model: Any, x0: torch.Tensor, unit: torch.Tensor, sigma: float, shar
     return m * whole + (1.0 - m) * kept
 
 
-def _shape(model: Any, shape: Any, prompt: Any, noise: Any) -> tuple[int, ...]:
-    """(sample, channel, y, x) of a run from noise: as given, or as the model and the prompts have it."""
-    if shape is None and noise is not None and hasattr(noise, "shape"):
-        shape = noise.shape
-    own = getattr(model, "shape", None)
-    if shape is None and own is not None:
-        samples = len(prompt) if isinstance(prompt, (list, tuple)) else 1
-        if samples == 0:
-            raise bad("prompt", prompt, "a list is one a sample, and this one is empty", "prompt=3")
-        return (samples, *own)
+def _shape(model: Any, asked: Asked) -> tuple[int, ...]:
+    """(sample, channel, y, x) of a run from noise: as given, or as the model, prompts and masks have it."""
+    given, name, own = asked.shape, "shape", getattr(model, "shape", None)
     line = "tk.sample(model, shape=(1, 4, 64, 64))"
-    if shape is None:
-        raise bad("shape", shape, "this model takes any size, so say (sample, channel, y, x)", line)
-    sizes = tuple(shape) if isinstance(shape, (list, tuple, torch.Size)) else ()
+    if given is None and hasattr(asked.noise, "shape"):
+        given, name, line = asked.noise.shape, "noise", "tk.sample(model, noise=None)"
+    if given is None and own is not None:
+        return (_samples(asked), *own)
+    if given is None:
+        raise bad(name, given, "this model takes any size, so say (sample, channel, y, x)", line)
+    sizes = tuple(given) if isinstance(given, (list, tuple, torch.Size)) else ()
     if len(sizes) != 4 or not all(isinstance(n, (int, np.integer)) and n > 0 for n in sizes):
-        raise bad("shape", shape, "four whole numbers (sample, channel, y, x), none below 1", line)
+        shown = given if name == "shape" else tuple(given)
+        raise bad(name, shown, "four whole numbers (sample, channel, y, x), none below 1", line)
     if (model.channels is not None and sizes[1] != model.channels) or (
         own is not None and sizes[1:] != tuple(own)
     ):
-        raise bad(
-            "shape",
-            shape,
-            f"this model's latents are (sample, {', '.join(map(str, own or (model.channels, 'y', 'x')))})",
-            line,
+        wanted = (
+            f"this model's latents are (sample, {', '.join(map(str, own or (model.channels, 'y', 'x')))})"
         )
+        raise bad(name, sizes, wanted, line)
     return sizes
+
+
+def _samples(asked: Asked) -> int:
+    """How many samples the prompts and masks are for."""
+    listed = asked.regions if isinstance(asked.regions, (list, tuple)) else ()
+    regions = [r for r in listed if isinstance(r, Region)]
+    given = [asked.prompt, *(p for r in regions for p in (r.prompt, r.negative))]
+    if asked.prompt in ([], ()):
+        raise bad("prompt", asked.prompt, "a list is one a sample, and this one is empty", "prompt=3")
+    lengths = [len(one) for one in given if isinstance(one, (list, tuple))]
+    return max([1, *lengths, *(len(r.mask) for r in regions if r.mask.ndim == 3)])

@@ -31,7 +31,7 @@ class Region:
     Parameters
     ----------
     mask : array (y, x) or (sample, y, x), DataArray, PIL image, or the path of one
-        Weights in 0..1, at any resolution; `tk.box` makes one.
+        Weights in 0..1, at any resolution; of an image its grey, black is 0. `tk.box` makes one.
     prompt, negative, cfg : optional
         What the model conditions on under the mask, and the guidance scale.
     solver : str or Solver, optional
@@ -93,7 +93,9 @@ class Region:
     def __post_init__(self) -> None:
         values = mask_values(self.mask)
         samples = values.shape[0] if values.ndim > 2 else 1
-        inputs.mask(values, (samples, 1, *values.shape[-2:]), "cpu")
+        scaled = "tk.Region(mask / 255)" if values.size and values.max() > 1 else LINE
+        inputs.mask(values, (samples, 1, *values.shape[-2:]), "cpu", scaled)
+        values.setflags(write=False)
         object.__setattr__(self, "mask", values)  # read once: the file may change
         if self.cfg is not None:
             inputs.number("cfg", self.cfg, "tk.Region(mask, cfg=1.0)")
@@ -219,7 +221,7 @@ def mask_values(given: Any) -> np.ndarray:
         if set(given.dims) not in ({"y", "x"}, {"sample", "y", "x"}):
             raise bad("mask", given.dims, "a DataArray with dims y, x or sample, y, x", LINE)
         given = given.transpose(*(d for d in ("sample", "y", "x") if d in given.dims)).values
-    values = given.detach().cpu().numpy() if isinstance(given, torch.Tensor) else given
+    values = inputs.host(given)
     if not isinstance(values, np.ndarray):
         why = "an array (y, x) or (sample, y, x), a PIL image, or the path of one"
         raise bad("mask", type(given), why, LINE, TypeError)
@@ -234,8 +236,13 @@ def mask_values(given: Any) -> np.ndarray:
 
 def _grey(image: Any) -> np.ndarray:
     """0 (black) to 1 (white)."""
-    if image.mode.startswith("I;16"):
-        return np.asarray(image, np.float64) / 65535.0
+    if image.mode.startswith("I"):  # 16 bits; of 32, as Pillow reads some of 16 into
+        values = np.asarray(image, np.float64)
+        return values / (65535.0 if image.mode != "I" or values.max() > 255 else 255.0)
+    if image.has_transparency_data and image.convert("RGBA").getextrema()[3][0] < 255:
+        why = "parts of it are transparent: whether grey or transparency is the mask, it does not say"
+        line = 'tk.Region(image.convert("L")), or tk.Region(image.getchannel("A"))'
+        raise bad("mask", image.mode, why, line)
     if image.mode == "F":
         return np.asarray(image, np.float64)
     return np.asarray(image.convert("L"), np.float64) / 255.0
@@ -271,7 +278,8 @@ def fitted(region: Region, shape: Sequence[int], samples: int) -> torch.Tensor:
     `samples` is 1 for one that all share; `shape` is that of the latents.
     """
     own = region.mask.ndim == 3 and len(region.mask) > 1
-    m = inputs.mask(region.mask, shape if own else (1, *shape[1:]), "cpu")
+    whose = f'of "{region.name}", ' if region.name else ""
+    m = inputs.mask(region.mask, shape if own else (1, *shape[1:]), "cpu", LINE, whose)
     planes = m[:, 0].numpy()
     if region.grow:
         change = ndimage.grey_dilation if region.grow > 0 else ndimage.grey_erosion

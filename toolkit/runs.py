@@ -286,7 +286,7 @@ def sample(model: Any, start: Any = None, *, solver: str | Solver | None = None,
         The part of the schedule to run.
     regions : list of Region, optional
         Conditions by place, fused in the denoiser; `prompt`, `negative` and `cfg` are those of the rest. On a
-        replay another list is an edit.
+        replay another list is an edit; an empty one takes off the record's.
     mask : array (y, x) or (sample, y, x), optional
         1 where to sample; elsewhere `start` stays (inpainting): the model sees it noised to each level. On a
         replay it is an edit: elsewhere the states are the record's.

@@ -216,7 +216,9 @@ def _mixed(noise: torch.Tensor, other: torch.Tensor, v: float, method: str) -> t
     """A share v of other noise, of unit std: linear over its root sum of squares, or slerp of each sample."""
     if method == "linear":
         return ((1.0 - v) * noise + v * other) / ((1.0 - v) ** 2 + v**2) ** 0.5
-    a, b = (n / torch.linalg.vector_norm(n, dim=(1, 2, 3), keepdim=True) for n in (noise, other))
+    # a sample of no noise at all, after gaps of earlier masks, is orthogonal to any other
+    a, b = (n / torch.linalg.vector_norm(n, dim=(1, 2, 3), keepdim=True).clamp_min(1e-30)
+            for n in (noise, other))  # fmt: skip
     w = (a * b).sum((1, 2, 3), keepdim=True).clamp(-1.0, 1.0).acos()
     # of equal noises the formula is 0/0, and its limit is that noise
     mixed = (((1.0 - v) * w).sin() * noise + (v * w).sin() * other) / w.sin()
