@@ -2,10 +2,10 @@
 
     python benchmarks/device.py [--device cuda] [--out benchmarks/device.json]
 
-Runs every public call of a run (unsample with each inverse, sample, ladder, the node, and the round trip of
-every solver by what "auto" picks) on the digits pipeline, the photographs and a closed-form mixture, on the
-CPU and on the device, and writes: the relative difference of the two results, the round-trip error on the
-device, and the ratio of the times in this run.
+Runs every public call of a run (unsample with each inverse, sample, ladder, regions in both modes, what is
+kept of a picture, the nodes, and the round trip of every solver by what "auto" picks) on the digits pipeline,
+the photographs and a closed-form mixture, on the CPU and on the device, and writes: the relative difference
+of the two results, the round-trip error on the device, and the ratio of the times in this run.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import json
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def models(device: str) -> dict[str, tuple]:
     generator = torch.Generator().manual_seed(0)
     means = torch.randn((8, 4, 16, 16), dtype=torch.float64, generator=generator)
     picked = means[torch.arange(SAMPLES) % 8]
-    closed = tk.GaussianMixture(means.to(device), 0.35)
+    closed = tk.GaussianMixture(torch.stack([means, -means]).to(device), 0.35)
     latents = picked + 0.35 * torch.randn(picked.shape, dtype=torch.float64, generator=generator)
     prompts = [int(k) for k in labels[:SAMPLES]]
     # encoded on the CPU for both, so that what is compared is the run
@@ -60,6 +61,25 @@ def calls(model, latent, prompt) -> dict[str, Callable[[], np.ndarray]]:
             kept = tk.unsample(model, latent, **asked, save=save)
             return np.abs(kept.latent.values - tk.unsample(model, latent, **asked).latent.values)
 
+    other = prompt[::-1] if isinstance(prompt, list) else 1
+    soft = tk.box(0.0, 0.0, 0.5, 1.0)
+    regions = [tk.Region(soft, prompt, feather=1), tk.Region(1.0 - soft, other, feather=1, seed=1)]
+    late = tk.Region(soft * np.linspace(0.2, 1.0, 64), keep=True, differential=True)
+
+    def edited() -> np.ndarray:
+        up = tk.unsample(model, latent, solver="obelm", prompt=prompt, **quiet)
+        return tk.sample(model, start=up, prompt=other, mask=soft, progress=False).latent.values
+
+    def node() -> np.ndarray:
+        sampler = tk.comfy.KSamplerAdvanced(prompt, cfg=1.0)
+        asked = [tk.comfy.RegionalPrompt(soft, sampler), tk.comfy.RegionalPrompt(1.0 - soft, sampler)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # its quirks
+            run = tk.comfy.regional_sampler_advanced(
+                model, latent_image=latent, base_sampler=sampler, regional_prompts=asked
+            )
+        return run.latent.values
+
     trips = {f"error {name}": lambda name=name: error(solver=name) for name in tk.SOLVERS}
     implicit = {f"error {i}": lambda i=i: error(solver="heun", inverse=i) for i in ("fixed_point", "defect")}
     return {
@@ -78,6 +98,16 @@ def calls(model, latent, prompt) -> dict[str, Callable[[], np.ndarray]]:
         "comfy.unsampler": lambda: (
             tk.comfy.unsampler(model, 20, positive=prompt, latent_image=latent).latent.values
         ),
+        "regional": lambda: tk.regional(model, regions, latent, solver="dpmpp_2m", **quiet).latent.values,
+        "regional step": lambda: (
+            tk.regional(model, regions, latent, mode="step", solver="dpmpp_sde", **quiet).latent.values
+        ),
+        "regional kept": lambda: (
+            tk.regional(model, [late, *regions], latent, solver="heun", **quiet).latent.values
+        ),
+        "edited under a mask": edited,
+        "comfy.regional_sampler_advanced": node,
+        "error regions": lambda: error(solver="obelm", regions=regions),
         "error streamed": streamed,
         **trips,
         **implicit,
