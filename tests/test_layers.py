@@ -52,6 +52,7 @@ WITHOUT_TORCH = [
     "spaces",
     "tables",
     "testing",
+    "typefaces",
     "views",
 ]
 

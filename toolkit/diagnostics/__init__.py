@@ -15,6 +15,7 @@ from .plots import (
     plot_trajectory,
 )
 from .quality import run_quality
+from .regional import plot_regions
 from .spectrum import autocorrelation, power_spectrum
 from .statistics import moments
 from .texture import texture_error
@@ -30,6 +31,7 @@ __all__ = [
     "plot_cosine",
     "plot_moments",
     "plot_normality",
+    "plot_regions",
     "plot_report",
     "plot_spectrum",
     "plot_trajectory",

@@ -5,7 +5,6 @@ Figures are matplotlib's own, without pyplot and its global state. The colours a
 
 import textwrap
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,8 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.font_manager import fontManager
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from ..typefaces import face, heavy
 
 PAPER, INK, MUTED = "#ffffff", "#222222", "#6b6b6b"
 GRID, EDGE, WASH = "#ececec", "#bdbdbd", "#f4f4f4"
@@ -44,7 +44,6 @@ SEQUENTIAL = (
     "#260e30",
 )
 DASHES = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (9, 2)), (0, (3, 1.2)))
-FACES = ("Inter", "Helvetica Neue", "Arial", "Liberation Sans", "DejaVu Sans")  # the last is matplotlib's
 
 WIDTH = 8.8  # inches, at 100 dpi the width of a notebook's cell
 PANEL = 2.55  # inches, the height of a row of panels
@@ -64,13 +63,6 @@ class Panel(NamedTuple):
     title: str
     draw: Callable[[Axes, xr.Dataset], None]
     note: str = ""  # what is drawn beside the variable, said under the title after its definition
-
-
-@cache
-def face() -> str:
-    """The first of our typefaces that is installed; asking for one that is not writes to stderr."""
-    there = set(fontManager.get_font_names())
-    return next(name for name in FACES if name in there)
 
 
 def ramp(stops: Sequence[str]) -> Colormap:
@@ -101,7 +93,7 @@ def page(ds: xr.Dataset, title: str, panels: Sequence[Panel], columns: int = 2, 
             heading(axes, panel.title, text, max(len(text) for text in texts))
     left = 0.12 / width
     text = {"family": face(), "ha": "left", "va": "baseline"}
-    figure.text(left, 1 - 0.22 / height, title, fontsize=11, fontweight=600, color=INK, **text)
+    figure.text(left, 1 - 0.22 / height, title, fontsize=11, fontweight=heavy(), color=INK, **text)
     figure.text(left, 1 - 0.40 / height, provenance(ds), fontsize=TEXT, color=MUTED, **text)
     _legend(figure, drawn, int(width))
     return figure
@@ -133,7 +125,7 @@ def heading(axes: Axes, title: str, text: Sequence[str], room: int) -> None:
     below = "\n".join([*text, *[" "] * (room - len(text))])
     look = {"fontfamily": face(), "color": MUTED, "fontsize": TICK, "linespacing": 1.15}
     axes.annotate(below, (0, 1), (0, 5), "axes fraction", "offset points", va="bottom", **look)
-    look = {"fontsize": TITLE, "fontweight": 600, "color": INK, "fontfamily": face()}
+    look = {"fontsize": TITLE, "fontweight": heavy(), "color": INK, "fontfamily": face()}
     axes.set_title(title, loc="left", pad=9 + 1.36 * TICK * room, **look)
 
 

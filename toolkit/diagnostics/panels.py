@@ -9,6 +9,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
+from ..typefaces import face
 from .figures import (
     DIVERGING,
     DOTTED,
@@ -21,7 +22,6 @@ from .figures import (
     Panel,
     beside,
     colour_bar,
-    face,
     label,
     lines,
     looks,

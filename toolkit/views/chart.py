@@ -10,6 +10,7 @@ from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from ..typefaces import heavy
 from .marks import KNOWN, RETURNS, Mark, front, marks_of, measured_part, shown
 from .paper import SCALE, Sheet, tokens
 from .words import minus
@@ -76,7 +77,7 @@ def atlas_chart(
     solvers = _rows(part)
     height = max(400, ROW * len(solvers))
     sheet = Sheet(WIDTH, TOP + height + 78)
-    heading = sheet.text(PLOT_LEFT - 32, 42, "Solver atlas", 14, fontweight=600)
+    heading = sheet.text(PLOT_LEFT - 32, 42, "Solver atlas", 14, fontweight=heavy())
     calls = f"{asked['steps']} steps" + (f" · {ds.attrs['schedule']}" if "schedule" in ds.attrs else "")
     sheet.text(sheet.beside(heading, 10), 42, f"{asked['model']} · {calls}", 12, "muted")
     marks = marks_of(part.sel(cfg=asked["cfg"], drop=True))
@@ -119,7 +120,7 @@ def _plot(sheet: Sheet, marks: list[Mark], cfg: float, top: float, height: float
     x = _Scale([m.calls for m in marks] or [10.0, 100.0], PLOT_LEFT, PLOT_RIGHT, 0.1)
     y = _Scale([m.accuracy for m in aimed] or [1e-3, 1.0], bottom, under, 0.06)
     heading = sheet.text(
-        PLOT_LEFT - 32, top - 50, f"Accuracy against cost at cfg {cfg:g}", 12, fontweight=600
+        PLOT_LEFT - 32, top - 50, f"Accuracy against cost at cfg {cfg:g}", 12, fontweight=heavy()
     )
     about = "how far x_T is from the true ODE's, against model calls there and back"
     sheet.text(sheet.beside(heading), top - 50, about, 11, "muted")
@@ -198,7 +199,7 @@ def _labels(
     own = {n for m in places if m.strategy == "algebraic" for n in m.names}
     wanted = [m for n in KNOWN for m in places if n in m.names and not (m.strategy == "reverse" and n in own)]
     for mark in dict.fromkeys([*best, *wanted]):
-        weight, token = 600 if mark in best else 400, "ink" if mark.returns else "muted"
+        weight, token = heavy() if mark in best else 400, "ink" if mark.returns else "muted"
         look = {"va": "center_baseline", "ha": "center", "fontweight": weight, "gid": "label", "zorder": 6}
         text = sheet.text(0, 0, mark.label, 10.5, token, **look)
         box = text.get_window_extent(sheet.figure.canvas.get_renderer())
@@ -265,12 +266,12 @@ def _table(sheet: Sheet, part: xr.Dataset, solvers: list[str], cfg: float, top: 
     width = cell * len(inverses) * len(cfgs) + 8 * (len(inverses) - 1)
     left = TABLE_RIGHT - width
     ramp = LinearSegmentedColormap.from_list("tk", tokens()["sequential"], N=256)
-    sheet.text(left, top - 50, "What comes back", 12, fontweight=600)
+    sheet.text(left, top - 50, "What comes back", 12, fontweight=heavy())
     for k, inverse in enumerate(inverses):
         x = left + k * (cell * len(cfgs) + 8)
-        sheet.text(x, top - 30, inverse, 11, fontweight=600)
+        sheet.text(x, top - 30, inverse, 11, fontweight=heavy())
         for c, value in enumerate(cfgs):
-            token, weight = ("ink", 600) if value == cfg else ("muted", 400)
+            token, weight = ("ink", heavy()) if value == cfg else ("muted", 400)
             sheet.text(
                 x + cell * (c + 0.5), top - 8, f"{value:g}", 10.5, token, ha="center", fontweight=weight
             )

@@ -10,20 +10,13 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.font_manager import fontManager
 from matplotlib.patches import FancyBboxPatch
 from PIL import Image
 
+from ..typefaces import face, heavy
 from .payload import LIMIT_STD
 from .words import sigma
 
-FACES = (
-    "Inter",
-    "Helvetica Neue",
-    "Arial",
-    "Liberation Sans",
-    "DejaVu Sans",
-)  # the last one comes with matplotlib
 CODE_FACES = ("DejaVu Sans Mono",)
 SCALE = 2  # device pixels for one pixel of the layout
 
@@ -42,13 +35,6 @@ def tokens() -> dict[str, Any]:
         elif hexes:
             table[name] = hexes if len(hexes) > 1 else hexes[0]
     return table
-
-
-@cache
-def face() -> str:
-    """The first of our typefaces that is installed; asking for one that is not writes to stderr."""
-    there = set(fontManager.get_font_names())
-    return next(name for name in FACES if name in there)
 
 
 def colours(values: np.ndarray, limit: float | None = None) -> np.ndarray:
@@ -79,7 +65,7 @@ class Sheet:
 
     def level(self, x: float, y: float, value: float, **more: Any) -> None:
         """A noise level over a picture."""
-        self.text(x, y, f"σ {sigma(value)}", 12, fontweight=600, **more)
+        self.text(x, y, f"σ {sigma(value)}", 12, fontweight=heavy(), **more)
 
     def beside(self, text: Any, gap: float = 8) -> float:
         """Where something may start to the right of `text`."""

@@ -11,6 +11,7 @@ import xarray as xr
 from PIL import Image
 
 from ..errors import bad
+from ..typefaces import heavy
 from . import words
 from .paper import CODE_FACES, Sheet, colours, tokens
 from .payload import LIMIT_STD, check, column, decoded, evenly, planned, rows_with_latent
@@ -71,7 +72,7 @@ def _schedule(sheet: Sheet, top: float, sigma: np.ndarray, rows: np.ndarray, mar
     def place(row: np.ndarray, level: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return left + (right - left) * row / last, top + height * (1 - (np.log10(level) - low) / span)
 
-    sheet.text(LEFT, top + 4, "σ", 11, fontweight=600)
+    sheet.text(LEFT, top + 4, "σ", 11, fontweight=heavy())
     powers = range(int(np.ceil(low - 1e-9)), int(np.floor(high + 1e-9)) + 1)
     for power in list(powers)[:: max(1, len(powers) // 4)]:
         _, y = place(np.zeros(1), np.array([10.0**power]))
@@ -134,7 +135,7 @@ def contact_sheet(
     marked = evenly(sigma, kept, TILES)
     rows, pitch = _rows(ds, model, images or {}), TILE + 8
     sheet = Sheet(984, 544 - pitch * (3 - len(rows)))
-    heading = sheet.text(LEFT, 42, words.title(ds.attrs), 14, fontweight=600)
+    heading = sheet.text(LEFT, 42, words.title(ds.attrs), 14, fontweight=heavy())
     some = f"{len(marked)} of {words.count(ds.sizes['step'])} rungs"
     said = [*words.provenance(ds.attrs, planned(ds)), some]
     sheet.text(sheet.beside(heading, 10), 42, " · ".join(said), 12, "muted")
@@ -247,14 +248,14 @@ def strip(
     _there_and_back(sheet, centres, middle + tile / 2 + 22)
     sheet.text(edge, top + end + 20, "given", 12, "muted")
     _returned(sheet, back, top + end + 20, round_trip_error(up, down))
-    sheet.text(edge, sheet.height - 34, caption, 19, fontweight=600)
+    sheet.text(edge, sheet.height - 34, caption, 19, fontweight=heavy())
     return _written(sheet.png(STRIP_MOST), path)
 
 
 def _returned(sheet: Sheet, x: float, y: float, error: float) -> None:
     """What is under the image that came back."""
     sheet.text(x, y, "came back, off by", 12, "muted")
-    sheet.text(x, y + 18, f"RMS {words.error(error)} (latent)", 12, fontweight=600)
+    sheet.text(x, y + 18, f"RMS {words.error(error)} (latent)", 12, fontweight=heavy())
 
 
 def _there_and_back(sheet: Sheet, centres: list[float], y: float) -> None:
