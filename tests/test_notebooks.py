@@ -73,6 +73,38 @@ def test_noise_ladder_with_other_images(tmp_path: Path):
         assert dict(ladder.sizes) == {"step": 10, "sample": 12, "channel": 4, "y": 8, "x": 8}
 
 
+def test_regions_with_other_digits(tmp_path: Path):
+    asked = {
+        "wanted": [7, 0, 4],
+        "which": 0,
+        "changed": 6,
+        "steps": 8,
+        "seed": 3,
+        "samples": 1,
+        "feather": 0.5,
+    }
+    made = execute("03_regions", tmp_path, **asked)
+    stores = ["edit.zarr", "regions.zarr", "unsample_dpmpp_2m.zarr", "unsample_obelm.zarr"]
+    assert sorted(path.name for path in made.iterdir()) == sorted([*stores, "strip.png"])
+
+    run, up, edit = (tk.open(made / f"{name}.zarr") for name in ("regions", "unsample_dpmpp_2m", "edit"))
+    assert [region["prompt"] for region in run.attrs["regions"]] == [7, 0, 4]
+    assert dict(run.sizes) == {"step": 9, "sample": 1, "channel": 4, "y": 8, "x": 20, "region": 4}
+    assert (run.attrs["model_calls"], run.attrs["network_rows"]) == (8, 8 * 3 * 4)
+    np.testing.assert_allclose(run.weight.sum("region"), 1.0, atol=1e-12)
+    assert [region["prompt"] for region in edit.attrs["regions"]] == [7, [6], 4]
+    assert edit.attrs["edited"] == ["regions", "mask"]
+
+    # outside the mask the edit is the record, at every level; inside it is another digit
+    apart = abs(edit.latent.values - up.latent.values[::-1])
+    outside = edit.mask.values[0] == 0
+    assert outside.sum() == 8 * 12
+    assert apart[..., outside].max() == 0.0
+    assert apart[-1][..., ~outside].mean() > 0.1
+    with Image.open(made / "strip.png") as strip:
+        assert strip.width > 1.4 * strip.height
+
+
 def test_solver_atlas_of_other_solvers_and_of_the_stored_table(tmp_path: Path):
     """Run anew with other parameters, and drawn from the table that `benchmarks/atlas.py` wrote."""
     for name in ("anew", "stored"):
