@@ -5,6 +5,8 @@ OUT    ?= out
 # CPU-only machines: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu avoids the CUDA build of torch
 TORCH_INDEX ?=
 LAB_FLAGS   ?=
+# tests at a time; those in a browser run alone afterwards, since they look at what happens when
+JOBS ?= 2
 
 RUN   := HF_HUB_OFFLINE=1 .venv/bin/python
 # the models of demo and tests are so small that a second thread gains nothing, and waits where the machine is busy
@@ -27,7 +29,8 @@ demo: $(READY) ## a digit to noise and back: the run, its page and a table of er
 	@$(RUN) scripts/results.py "$(OUT)"
 
 test: $(READY) ## all tests: pytest, and every notebook against its stored outputs (minutes)
-	$(SMALL) -m pytest tests notebooks $(NBVAL) -m "not slow"
+	$(SMALL) -m pytest tests notebooks $(NBVAL) -m "not slow and not browser" -n $(JOBS) --dist loadfile
+	$(SMALL) -m pytest tests -m "browser and not slow"
 
 test-slow: $(READY) ## the tests that take longer than that
 	$(SMALL) -m pytest tests -m slow || [ $$? -eq 5 ]  # 5: there are none

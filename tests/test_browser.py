@@ -20,6 +20,7 @@ import toolkit as tk
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--force-prefers-reduced-motion"]
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 WAIT = 30_000  # ms; only how long a failure takes
+pytestmark = pytest.mark.browser
 CODE_CELL = "import toolkit as tk\nview = tk.view(tk.testing.unsample_dataset())\nview"
 
 
