@@ -29,7 +29,7 @@ demo: $(READY) ## a digit to noise and back: the run, its page and a table of er
 	@$(RUN) scripts/results.py "$(OUT)"
 
 test: $(READY) ## all tests: pytest, and every notebook against its stored outputs (minutes)
-	$(SMALL) -m pytest tests notebooks $(NBVAL) -m "not slow and not browser" -n $(JOBS) --dist loadfile
+	$(SMALL) -m pytest notebooks tests $(NBVAL) -m "not slow and not browser" -n $(JOBS) --dist loadfile
 	$(SMALL) -m pytest tests -m "browser and not slow"
 
 test-slow: $(READY) ## the tests that take longer than that

@@ -5,7 +5,6 @@ from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
-import papermill
 import pytest
 import torch
 import xarray as xr
@@ -307,18 +306,3 @@ def test_the_stored_table_is_whole_and_what_auto_picks_returns():
     assert float(worst.max()) < 1e-6
     for model, cfg in product(ds.model.values, ds.cfg.values):
         assert overlaps(tk.views.atlas_chart(ds, model=model, cfg=cfg)) == []
-
-
-def test_the_notebook_with_other_parameters(tmp_path: Path):
-    made, away = tmp_path / "made", tmp_path / "elsewhere"
-    away.mkdir()
-    parameters = {"models": ["power law, in"], "solvers": ["heun", "bdia"], "steps": 6, "guidance": 3.0,
-                  "out_dir": str(made)}  # fmt: skip
-    source = ROOT / "notebooks" / "04_solver_atlas.ipynb"
-    papermill.execute_notebook(
-        source, tmp_path / source.name, parameters, kernel_name="python3", progress_bar=False, cwd=away
-    )
-    assert not list(away.iterdir()), "nothing is left beside out_dir"
-    with xr.open_dataset(made / "atlas.nc", engine="scipy") as ds:
-        assert (ds.solver.values.tolist(), ds.cfg.values.tolist()) == (["heun", "bdia"], [1.0, 3.0])
-    assert (made / "atlas.png").stat().st_size > 10_000

@@ -165,7 +165,7 @@ def replay(ds: xr.Dataset, model: Any, asked: Asked) -> Plan:
 def _told_where(plan: Plan, ds: xr.Dataset, model: Any, asked: Asked, tensor: Any, rows: Any) -> None:
     """The regions and masks of a replay: what the record kept, and what the caller keeps of the record."""
     facts, plan.grid, recorded = ds.attrs, grid_of(ds), True
-    if asked.regions == [] and "regions" in facts:  # none of those of the record
+    if asked.regions in ([], ()) and "regions" in facts:  # none of those of the record
         plan.edited.append("regions")
     elif asked.regions is not None:
         plan.layout = Layout.fit(asked.regions, plan.x.shape, plan.x.device, plan.grid)
