@@ -1,9 +1,24 @@
 """Looking at runs: the scrubber in a notebook, as a page, as a still picture. No torch here."""
 
 from .chart import atlas_chart
+from .explorer import ScheduleExplorer, schedules
 from .marks import atlas_table
+from .normalizer import Normalizer, normalize
 from .page import to_html
 from .scrubber import Scrubber, scrub, view
 from .sheet import contact_sheet, strip
 
-__all__ = ["Scrubber", "atlas_chart", "atlas_table", "contact_sheet", "scrub", "strip", "to_html", "view"]
+__all__ = [
+    "Normalizer",
+    "ScheduleExplorer",
+    "Scrubber",
+    "atlas_chart",
+    "atlas_table",
+    "contact_sheet",
+    "normalize",
+    "schedules",
+    "scrub",
+    "strip",
+    "to_html",
+    "view",
+]

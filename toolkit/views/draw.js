@@ -625,3 +625,257 @@ function unpack(meta, blob) {
     nearest: (rung) => meta.rungs.reduce((b, r, k) => (Math.abs(r - rung) < Math.abs(meta.rungs[b] - rung) ? k : b), 0),
   };
 }
+
+// ---- one state of the values against another: distributions, dumbbells, a divided picture
+
+/**
+ * Density of v * gain + offset over bins between `edges`, v being what the codes stand for. Each code is spread over
+ * its step: counted whole, codes and bins would beat against each other. What is not finite is left out.
+ */
+function density(codes, top, lo, hi, [gain, offset], edges) {
+  const counts = new Float64Array(256), below = new Float64Array(top + 2), step = (hi - lo) / top || 1e-9;
+  for (const code of codes) counts[code]++;
+  for (let c = 0; c <= top; c++) below[c + 1] = below[c] + counts[c];
+  const total = below[top + 1];
+  const share = edges.map((edge) => {
+    const u = clamp(((edge - offset) / gain - lo) / step + 0.5, 0, top + 1), c = Math.min(Math.floor(u), top);
+    return (below[c] + (u - c) * counts[c]) / total;
+  });
+  return edges.slice(1).map((edge, i) => (share[i + 1] - share[i]) / (edge - edges[i]));
+}
+
+/** A distribution over `edges`: `on` filled, `off` outlined, N(0, 1) dashed. set({off, on, most, text, warn, label}). */
+function histogram({ width, edges, name, cat }) {
+  const node = make("div", { class: `tk-plot tk-cat${cat}`, role: "img" }), top = 22, bottom = 114;
+  const svg = shape(node, "svg", { width, height: bottom + 22, "aria-hidden": "true" });
+  const [first, last] = [edges[0], edges.at(-1)], x = (v) => ((v - first) / (last - first)) * width;
+  const filled = shape(svg, "path", { class: "tk-filled" }), line = shape(svg, "path", { class: "tk-outline" });
+  const normal = shape(svg, "path", { class: "tk-dashed" });
+  shape(svg, "line", { class: "tk-tick", x1: 0, x2: width, y1: bottom, y2: bottom });
+  for (const v of ticks(first, last, 5).filter((v) => x(v) > 8 && x(v) < width - 8))
+    shape(svg, "text", { x: x(v), y: bottom + 15, "text-anchor": "middle" }, format.tick(v));
+  shape(svg, "text", { class: "tk-named", x: 0, y: 12 }, name);
+  const words = shape(svg, "text", { x: width, y: 12, "text-anchor": "end" });
+  return { node, set({ off, on, most, text, warn, label }) {
+    const y = (d) => bottom - Math.min(d / most, 1) * (bottom - top);
+    const stairs = (bins) => bins.flatMap((d, i) => [[x(edges[i]), y(d)], [x(edges[i + 1]), y(d)]]);
+    const ends = [[0, bottom]], area = Number.isFinite(on[0]) ? [...ends, ...stairs(on), [width, bottom]] : [];
+    const bell = edges.map((v) => [x(v), y(Math.exp((-v * v) / 2) / Math.sqrt(2 * Math.PI))]);
+    filled.setAttribute("d", curve(area)), line.setAttribute("d", curve(stairs(off)));
+    normal.setAttribute("d", curve(bell)), put(words, text), words.classList.toggle("tk-risen", warn);
+    node.setAttribute("aria-label", label);
+  } };
+}
+
+/**
+ * Rows of pairs, one column of them a quantity: hollow for the first, filled for the second, a dashed line at the
+ * target, both in words at the right. columns [{title, target, lo, hi, say(v)}]; set(rows of columns of [off, on]).
+ */
+function dumbbells({ width, names, cats, columns }) {
+  const ROW = 28, top = 30, words = 88, left = 34, gap = 18, foot = top + ROW * names.length;
+  const room = (width - left - gap * (columns.length - 1)) / columns.length;
+  const svg = shape(make("div", { class: "tk-plot" }), "svg", { width, height: foot + 20, "aria-hidden": "true" });
+  const spans = columns.map(({ title, target, lo, hi }, j) => {
+    const start = left + j * (room + gap), span = room - words, f = scale.linear(lo, hi);
+    const x = (v) => start + 6 + clamp(f(v), 0, 1) * (span - 12);
+    shape(svg, "text", { class: "tk-plot-title", x: start, y: 12 }, title);
+    shape(svg, "line", { class: "tk-dashed", x1: x(target), x2: x(target), y1: top - 10, y2: foot - 4 });
+    const said = []; // the target first: it is never left out
+    for (const v of [target, ...ticks(lo, hi, 4)]) {
+      if (said.some((other) => Math.abs(x(other) - x(v)) < 30)) continue;
+      shape(svg, "text", { x: x(v), y: foot + 14, "text-anchor": "middle" }, format.tick(v)), said.push(v);
+    }
+    return { x, end: start + room };
+  });
+  const rows = names.map((name, i) => {
+    const y = top + ROW * (i + 0.5) - 4, group = shape(svg, "g", { class: `tk-cat${cats[i]}` });
+    shape(group, "text", { class: "tk-named", x: 0, y: y + 4 }, name.slice(0, 5));
+    return columns.map((_, j) => ({ bar: shape(group, "line", { class: "tk-bar", y1: y, y2: y }),
+      off: shape(group, "circle", { class: "tk-hollow", cy: y, r: 4.6 }),
+      on: shape(group, "circle", { class: "tk-full", cy: y, r: 4.6 }),
+      text: shape(group, "text", { x: spans[j].end, y: y + 4, "text-anchor": "end" }) }));
+  });
+  return { node: svg.parentNode, set: (values) => rows.forEach((row, i) => row.forEach((cell, j) => {
+    const pair = values[i][j], [off, on] = pair.map(spans[j].x), known = pair.map(Number.isFinite);
+    cell.bar.setAttribute("x1", known[0] && known[1] ? off : 0), cell.bar.setAttribute("x2", known[0] && known[1] ? on : 0);
+    cell.off.setAttribute("cx", known[0] ? off : 0), cell.on.setAttribute("cx", known[1] ? on : 0);
+    cell.off.classList.toggle("tk-gone", !known[0]), cell.on.classList.toggle("tk-gone", !known[1]);
+    put(cell.text, pair.map(columns[j].say).join(" \u2192 "));
+  })) };
+}
+
+/** A divider over `host` with a grip: dragged, or moved by keys, it calls act(share of the width); move(share) places it. */
+function splitter(host, label, act) {
+  const grip = make("button", { type: "button", role: "slider", class: "tk-grip", "aria-label": label,
+    "aria-valuemin": 0, "aria-valuemax": 100 });
+  const arrows = shape(grip, "svg", { width: 18, height: 12, viewBox: "0 0 18 12", "aria-hidden": "true" });
+  shape(arrows, "path", { d: "M7 1v10L1 6ZM11 1v10L17 6Z" });
+  const node = make("div", { class: "tk-divider" }, grip);
+  let from = null, at = 0.5;
+  const steps = { ArrowLeft: -0.05, ArrowDown: -0.05, ArrowRight: 0.05, ArrowUp: 0.05, Home: -1, End: 1 };
+  node.addEventListener("pointerdown", (event) => {
+    if (event.button !== 0) return;
+    from = event.clientX - at * host.getBoundingClientRect().width, node.setPointerCapture(event.pointerId);
+  });
+  node.addEventListener("pointermove", (event) => {
+    if (from != null) act(clamp((event.clientX - from) / host.getBoundingClientRect().width, 0, 1));
+  });
+  for (const end of ["pointerup", "pointercancel"]) node.addEventListener(end, () => (from = null));
+  node.addEventListener("click", (event) => event.stopPropagation()); // a drag is no click on the picture
+  node.addEventListener("dblclick", () => act(0.5));
+  grip.addEventListener("keydown", (event) => {
+    if (!(event.key in steps)) return;
+    act(clamp(at + steps[event.key], 0, 1)), event.preventDefault(), event.stopPropagation();
+  });
+  host.append(node);
+  return { node, move(share) {
+    at = share, node.style.left = `${100 * share}%`, grip.setAttribute("aria-valuenow", Math.round(100 * share));
+  } };
+}
+
+/** A line over a part of a view: bold, what it is about, and a note at the right. */
+function caption(text) {
+  const bold = make("b", { text }), second = make("span"), note = make("span", { class: "tk-second" });
+  return { node: make("div", { class: "tk-caption" }, bold, second, note), bold, second, note };
+}
+
+/** What the marks of a plot stand for: kinds [[class of the mark, text]]; set(i, text). */
+function legend(kinds) {
+  const texts = kinds.map(([, text]) => make("span", { text }));
+  const node = make("div", { class: "tk-legend" }, ...kinds.map(([kind], i) => {
+    const item = make("span");
+    const svg = shape(item, "svg", { width: 22, height: 10, "aria-hidden": "true" });
+    shape(svg, "path", { class: kind, d: kind === "tk-filled" ? "M3 0H19V10H3Z" : "M0 5H22" });
+    item.append(texts[i]);
+    return item;
+  }));
+  return { node, set: (i, text) => put(texts[i], text) };
+}
+
+/** The pixel under the pointer in tile `t` of rows x columns: look(place or null), and choose(place) for a click. */
+function probed(t, rows, columns, look, choose) {
+  const at = (event) => pixelAt(event, t.node, rows, columns);
+  for (const kind of ["pointerdown", "pointermove"]) t.node.addEventListener(kind, (event) => look(at(event)));
+  t.node.addEventListener("pointerleave", () => look(null));
+  t.node.addEventListener("click", (event) => choose(at(event)));
+}
+
+/** Calls turn(true or false) in turn, less than twice a second; never where motion is not wanted. */
+function blinker(turn) {
+  const still = matchMedia("(prefers-reduced-motion: reduce)");
+  let timer = 0, on = true;
+  const stop = () => clearInterval(timer), hold = (value) => (stop(), turn((on = value)));
+  return { stop, hold, start() {
+    hold(true);
+    if (!still.matches) timer = setInterval(() => turn((on = !on)), 600);
+  } };
+}
+
+// ---- sliders, marks and single plots, as the schedule explorer has them
+
+/** The nearest of 1, 2, 5 times a power of ten that is not above v: a limit that stays while v moves a little. */
+function below(v) {
+  const power = 10 ** Math.floor(Math.log10(v) + 1e-9);
+  return [5, 2, 1].find((m) => m * power <= v * 1.000001) * power || power;
+}
+
+/** The mark of a category as a path at (x, y), of radius about r: its shape tells it apart without colour. */
+function mark(cat, x, y, r) {
+  const at = (dx, dy) => `${(x + dx * r).toFixed(2)} ${(y + dy * r).toFixed(2)}`;
+  const through = (...points) => `M${points.map(([dx, dy]) => at(dx, dy)).join("L")}Z`;
+  if (cat === 1) return through([-0.9, -0.9], [0.9, -0.9], [0.9, 0.9], [-0.9, 0.9]);
+  if (cat === 2) return through([0, -1.2], [1.15, 0.9], [-1.15, 0.9]);
+  if (cat === 3) return through([0, -1.35], [1.35, 0], [0, 1.35], [-1.35, 0]);
+  if (cat === 4) return through([0, 1.2], [1.15, -0.9], [-1.15, -0.9]);
+  if (cat === 5) return through([-1.5, -0.6], [1.5, -0.6], [1.5, 0.6], [-1.5, 0.6]);
+  return `M${at(-1, 0)}a${r} ${r} 0 1 0 ${2 * r} 0a${r} ${r} 0 1 0 ${-2 * r} 0Z`;
+}
+
+/**
+ * A native slider with its name and its value: spec {name, label, low, high, hop, value}, of which `value` is the
+ * default, and hop 0 means even in the logarithm. `change(v)` hears every move; a double click gives the default.
+ */
+function dial(spec, change) {
+  const { low, high, hop, value } = spec, count = hop ? Math.round((high - low) / hop) : 240;
+  const digits = hop ? (String(hop).split(".")[1] ?? "").length : 0;
+  const even = (p) => +(low * (high / low) ** (p / count)).toPrecision(3);
+  const at = (p) => (hop ? +(low + p * hop).toFixed(digits) : p <= 0 ? low : p >= count ? high : even(p));
+  const place = (v) => (hop ? (v - low) / hop : (count * Math.log(v / low)) / Math.log(high / low));
+  const input = make("input", { type: "range", min: 0, max: count, step: 1, "aria-label": spec.name,
+    "data-lm-suppress-shortcuts": "true", input: () => change(at(+input.value)), dblclick: () => change(value) });
+  const figure = make("output"), label = make("span", { text: spec.label });
+  const set = (v) => {
+    const p = clamp(Math.round(place(v)), 0, count), text = String(hop ? v : +v.toPrecision(4));
+    if (+input.value !== p) input.value = p;
+    input.style.setProperty("--tk-part", String(p / count)), input.setAttribute("aria-valuetext", text);
+    put(figure, format.minus(text));
+  };
+  return { name: spec.name, node: make("label", { class: "tk-dial" }, label, input, figure), set };
+}
+
+/** The frame of a plot of `end` steps {title, unit, left, right, top, bottom, scale, wish}; adds px, y, step(x). */
+function panel(svg, plot, end) {
+  const { left, right, top, bottom } = plot, wide = right - left > 400;
+  plot.px = (k) => left + (k / end) * (right - left);
+  plot.y = (v) => bottom - plot.scale(v) * (bottom - top);
+  plot.step = (x) => Math.round(((x - left) / (right - left)) * end);
+  const title = shape(svg, "text", { class: "tk-plot-title", x: left - 36, y: top - 18 });
+  shape(title, "tspan", {}, plot.title), title.append(` ${plot.unit}`);
+  axis(svg, plot, left, right, plot.wish);
+  for (let k = 0; k <= end && right - left > 3 * end; k++) {
+    const x = plot.px(k);
+    shape(svg, "line", { class: "tk-tick", x1: x, x2: x, y1: bottom + 5, y2: bottom + 8 });
+  }
+  for (const k of ticks(0, end, wide ? 6 : 4).filter(Number.isInteger))
+    shape(svg, "text", { x: plot.px(k), y: bottom + 22, "text-anchor": "middle" }, format.count(k));
+}
+
+/** A line {values, name, cat, focused, marks} over a panel; level 0 is joined by dots where it has a slot. */
+function series(svg, plot, line) {
+  const points = line.values.map((v, k) => [plot.px(k), plot.y(v)]), zero = plot.level ? line.values.indexOf(0) : -1;
+  const kind = `tk-cat${line.cat}${line.focused ? " tk-focused" : ""}`;
+  const path = shape(svg, "path", { class: `tk-line ${kind}`, d: curve(zero < 0 ? points : points.slice(0, zero)) });
+  path.dataset.curve = `${plot.what} ${line.name}`, path.dataset.values = line.values.join(" ");
+  if (zero > 0) shape(svg, "path", { class: `tk-line tk-joined ${kind}`, d: curve([points[zero - 1], points[zero]]) });
+  if (!line.marks || plot.px(1) - plot.px(0) < 5) return;
+  const seen = points.filter(([, y]) => Number.isFinite(y)), r = line.focused ? 3.4 : 2.3;
+  shape(svg, "path", { class: `tk-mark-path ${kind}`, d: seen.map(([x, y]) => mark(line.cat, x, y, r)).join("") });
+}
+
+/** The panel that a pointer is over, or the first. */
+function panelAt(svg, panels, event) {
+  const place = svg.getBoundingClientRect(), x = event.clientX - place.left, y = event.clientY - place.top;
+  return panels.find((p) => x > p.left - 26 && x < p.right + 12 && y > p.top - 30 && y < p.bottom + 30) ?? panels[0];
+}
+
+/** A box of words: a title, then rows {name, cat, kind, text} with their marks, at most `most`, and how many more. */
+function readout(node, title, rows, most) {
+  const lines = rows.slice(0, most).map(({ name, cat, kind, text }) => {
+    const line = make("div", { class: kind }), picture = shape(line, "svg", { width: 10, height: 10 });
+    shape(picture, "path", { class: "tk-mark-path", d: mark(cat, 5, 5, 3.6) });
+    line.append(make("span", { text: name }), make("span", { text }));
+    return line;
+  });
+  const more = rows.length > most ? [make("div", { text: `and ${rows.length - most} more` })] : [];
+  node.replaceChildren(make("b", { text: title }), ...lines, ...more);
+}
+
+/** Top right or bottom left of a panel, [x, y]: where a box hides the smaller part of the lines. */
+function corner(plot, lines, width, height) {
+  const { left, right, top, bottom, px, y } = plot;
+  const places = [[right - width, top - 4], [left + 10, bottom - height - 6]];
+  const hidden = ([x0, y0]) => lines.reduce((sum, values) => sum + values.filter((v, k) =>
+    px(k) > x0 - 8 && px(k) < x0 + width + 8 && y(v) > y0 - 8 && y(v) < y0 + height + 8).length / values.length, 0);
+  return hidden(places[0]) <= hidden(places[1]) ? places[0] : places[1];
+}
+
+/** Puts `text` into the clipboard; where there is none, off localhost and https, selects `node` and copies that. */
+async function copyText(text, node) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    getSelection().selectAllChildren(node);
+    return document.execCommand("copy");
+  }
+}

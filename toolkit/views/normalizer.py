@@ -1,0 +1,263 @@
+"""The normalise comparator: a run as it was recorded beside the same run normalised."""
+
+import base64
+import html
+import json
+from functools import cache
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import numpy as np
+import traitlets as t
+import xarray as xr
+from scipy.special import ndtri
+
+from ..dataset import NORMALIZE, shift_and_scale
+from ..errors import bad, unknown
+from .page import PAGE, PAGE_BYTES, SIX_BITS, _hash, _packed
+from .payload import TOP, Payload, build, check
+from .scrubber import FOLDER, style
+from .sheet import contact_sheet
+
+SHOWS = ("split", "blink", "difference")
+LINE = "tk.views.normalize(run)"
+
+
+@cache
+def module() -> str:
+    """One ES module without imports: the drawing functions, then the view."""
+    return "\n".join((FOLDER / name).read_text("utf-8") for name in ("draw.js", "normal.js"))
+
+
+def unit(sigma: np.ndarray) -> np.ndarray:
+    """What a raw state is divided by to be held against N(0, 1): sigma, and 1 where there is less noise."""
+    return np.where(sigma > 1, sigma, 1.0)
+
+
+def distances(values: np.ndarray, shift: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Wasserstein-1 distance of (values - shift) / scale to N(0, 1), (..., channel, y, x) to (..., channel).
+
+    N(0, 1) stands as its quantiles in the middle of each of n equal parts, so that the distance is the mean
+    gap of sorted values: ``scipy.stats.wasserstein_distance`` of values and quantiles. NaN stays NaN.
+    """
+    flat = np.sort(values.reshape(*values.shape[:-2], -1).astype(np.float64), axis=-1)
+    count = flat.shape[-1]
+    quantiles = ndtri((np.arange(count) + 0.5) / count)
+    with np.errstate(invalid="ignore"):  # a state that ran to infinity
+        return np.abs((flat - shift[..., None]) / scale[..., None] - quantiles).mean(axis=-1)
+
+
+def tables(latent: np.ndarray, sigma: np.ndarray) -> dict[str, np.ndarray]:
+    """Of each mode, `shift`, `scale` and the distance `w1` of (rung, sample, channel), from the values.
+
+    A mode does to every rung what ``tk.normalized`` does to the last one, or to every one of a ladder. `off`
+    has the scale of `unit`. One rung at a time: sorting all at once takes several times the memory.
+    """
+    out = {
+        f"{mode}.{name}": np.zeros(latent.shape[:3])
+        for mode in NORMALIZE
+        for name in ("shift", "scale", "w1")
+    }
+    for row, values in enumerate(latent):
+        for mode in NORMALIZE:
+            with np.errstate(invalid="ignore"):
+                shift, scale = shift_and_scale(values, mode)
+            scale = scale * unit(sigma[row]) if mode == "off" else scale
+            columns = {"shift": shift, "scale": scale, "w1": distances(values, shift, scale)}
+            for name, column in columns.items():
+                out[f"{mode}.{name}"][row] = column
+    return out
+
+
+def pack(dataset: xr.Dataset, top: int = TOP) -> Payload:
+    """The payload of the scrubber without denoised, and with the tables of all modes."""
+    try:
+        # mean and std are taken anew: those of a run of which a part was picked are of the whole
+        ds = check(dataset).drop_vars(["denoised", "mean", "std"], errors="ignore")
+        payload = build(ds, top=top)
+    except (ValueError, TypeError) as error:  # the line to type is another one here
+        raise type(error)(str(error).replace("tk.view(", "tk.views.normalize(")) from None
+    if ds.attrs.get("normalized", "off") != "off":
+        wanted = "raw states, and this run is normalised already; start from the run as it was recorded"
+        raise bad("dataset", ds.attrs["normalized"], wanted, LINE)
+    rows = payload.meta["rungs"]
+    extra = tables(ds.latent[rows].values, np.atleast_1d(np.asarray(ds.sigma.values, np.float64))[rows])
+    payload.meta["floats"] += [[name, table.size] for name, table in extra.items()]
+    payload.meta["ladder"] = ds.attrs.get("kind") == "ladder"
+    payload.floats += np.concatenate([table.ravel() for table in extra.values()]).astype("<f4").tobytes()
+    return payload
+
+
+class Normalizer(anywidget.AnyWidget):
+    """A run beside itself normalised; made by ``tk.views.normalize``.
+
+    Attributes
+    ----------
+    rung : int
+        The row of the Dataset that is shown, at first the last one; setting it goes to the nearest rung that
+        was kept. Negative numbers count from the end.
+    sigma : float
+        The level of that rung; setting it goes to the rung nearest to it.
+    mode : {"off", "global", "sample", "channel"}
+        What the right of the divider is normalised by.
+    channel, sample : int
+        What the large picture shows.
+    divider : float
+        Where the divider stands, 0 (left) to 1.
+    show : {"split", "blink", "difference"}
+        How the large picture compares the two.
+
+    Examples
+    --------
+    >>> import toolkit as tk
+    >>> view = tk.views.normalize(tk.testing.unsample_dataset())
+    >>> view.sigma = 7
+    >>> view, view.rung, view.mode
+    (Normalizer(unsample, 21 rungs, 1 sample, 4 channels), 17, 'channel')
+    """
+
+    _esm = module()
+    _css = style()
+
+    rung = t.Int(0).tag(sync=True)
+    sigma = t.Float(0.0).tag(sync=True)
+    sample = t.Int(0).tag(sync=True)
+    channel = t.Int(0).tag(sync=True)
+    mode = t.Enum(NORMALIZE, "channel").tag(sync=True)
+    show = t.Enum(SHOWS, SHOWS[0]).tag(sync=True)
+    divider = t.Float(0.5, min=0.0, max=1.0).tag(sync=True)
+
+    _run = t.Dict().tag(sync=True)
+    _latent = t.Bytes().tag(sync=True)
+    _denoised = t.Bytes().tag(sync=True)  # always empty: what unpacks a payload asks for it
+    _floats = t.Bytes().tag(sync=True)
+
+    def __init__(self, dataset: xr.Dataset, mode: str = "channel"):
+        if mode not in NORMALIZE:
+            raise unknown("mode", mode, NORMALIZE, 'tk.views.normalize(run, "{}")')
+        payload = pack(dataset)
+        self._dataset, self._picture = check(dataset), None
+        self._levels = np.array([float(v) for v in payload.meta["sigma"]])  # of the rungs in the payload
+        blobs = {"_latent": payload.latent, "_floats": payload.floats}
+        last = {"rung": payload.meta["rungs"][-1], "sigma": self._levels[-1]}
+        super().__init__(_run=payload.meta, mode=mode, **blobs, **last)
+
+    def __repr__(self) -> str:
+        def some(number: int, noun: str) -> str:
+            return f"{number} {noun}{'' if number == 1 else 's'}"
+
+        _, samples, channels, _, _ = self._run["shape"]
+        kind, rungs = self._dataset.attrs.get("kind", "run"), some(self._run["steps"], "rung")
+        return f"Normalizer({kind}, {rungs}, {some(samples, 'sample')}, {some(channels, 'channel')})"
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict, dict]:
+        data, metadata = super()._repr_mimebundle_(**kwargs)
+        if self._picture is None:  # an untrusted notebook shows this instead of the widget
+            self._picture = base64.b64encode(contact_sheet(self._dataset)).decode()
+        return data | {"image/png": self._picture, "text/plain": repr(self)}, metadata
+
+    def to_html(self, path: str | PathLike[str]) -> Path:
+        """Write the view, as it stands, as one self-contained page.
+
+        Parameters
+        ----------
+        path : path
+            Where to write; the folder must exist. An existing file is replaced.
+
+        Returns
+        -------
+        Path
+            The file. It asks nothing of the network, and needs no kernel.
+
+        Raises
+        ------
+        FileNotFoundError
+            Where the folder does not exist.
+        """
+        path = Path(path)
+        if not path.parent.is_dir():
+            line = f"pathlib.Path({str(path.parent)!r}).mkdir(parents=True)"
+            raise bad("path", str(path), "its folder does not exist", line, FileNotFoundError)
+        payload = pack(self._dataset)
+        packed, layout = _packed(payload)
+        if len(packed) > PAGE_BYTES:
+            payload = pack(self._dataset, SIX_BITS)
+            packed, layout = _packed(payload)
+        names = ("rung", "sample", "channel", "mode", "show", "divider")
+        state = {name: getattr(self, name) for name in names} | {"_run": payload.meta}
+        text = json.dumps({"state": state, **layout}, separators=(",", ":"), allow_nan=False)
+        script, css = module() + (FOLDER / "page.js").read_text("utf-8"), style()
+        allowed = {"default-src": "'none'", "script-src": _hash(script), "style-src": _hash(css)}
+        allowed |= {"base-uri": "'none'", "form-action": "'none'"}
+        policy = "; ".join(" ".join(pair) for pair in allowed.items())
+        title = html.escape(" · ".join(["Normalise", *payload.meta["words"]]))
+        text = text.replace("<", "\\u003c")
+        page = PAGE.format(policy=policy, title=title, style=css, state=text, payload=packed, script=script)
+        path.write_text(page, "utf-8")
+        return path
+
+    @t.validate("rung")
+    def _nearest_rung(self, proposal: Any) -> int:
+        steps, given = self._run["steps"], proposal["value"]
+        if not -steps <= given < steps:
+            wanted = f"there are {steps} rungs, from 0"
+            raise bad("rung", given, wanted, f"view.rung = {steps - 1}", t.TraitError)
+        rungs = self._run["rungs"]
+        return int(rungs[np.abs(np.array(rungs) - given % steps).argmin()])
+
+    @t.validate("sigma")
+    def _nearest_sigma(self, proposal: Any) -> float:
+        if not np.isfinite(proposal["value"]):
+            raise bad("sigma", proposal["value"], "a finite level", "view.sigma = 1.0", t.TraitError)
+        return float(self._levels[np.nanargmin(np.abs(self._levels - proposal["value"]))])
+
+    @t.validate("sample", "channel")
+    def _in_range(self, proposal: Any) -> int:
+        name, given = proposal["trait"].name, proposal["value"]
+        size = self._run["shape"][1 if name == "sample" else 2]
+        if not 0 <= given < size:
+            raise bad(name, given, f"there are {size}, from 0", f"view.{name} = {size - 1}", t.TraitError)
+        return given
+
+    @t.observe("rung")
+    def _follow_rung(self, change: Any) -> None:
+        self.sigma = float(self._levels[self._run["rungs"].index(change["new"])])
+
+    @t.observe("sigma")
+    def _follow_sigma(self, change: Any) -> None:
+        here = self._levels[self._run["rungs"].index(self.rung)]
+        if here != change["new"]:  # grids repeat levels: stay where one is, if that is such a level
+            self.rung = int(self._run["rungs"][int(np.abs(self._levels - change["new"]).argmin())])
+
+
+def normalize(dataset: xr.Dataset, mode: str = "channel") -> Normalizer:
+    """Compare a run with itself normalised: pictures, distributions, mean and std, and the difference.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        A recorded run with the raw `latent` (step, sample, channel, y, x) and the coordinate `sigma`.
+    mode : {"off", "global", "sample", "channel"}
+        Over what mean and unbiased std are taken, as in ``tk.normalized``; here at whichever rung is shown.
+
+    Returns
+    -------
+    Normalizer
+        A widget whose traits (`rung`, `sigma`, `mode`, `channel`, `sample`, `divider`, `show`) can be read,
+        set and linked. Raw states are shown over sigma where sigma is above 1, so that both sides are held
+        against N(0, 1) on one scale. ``view.to_html(path)`` writes it as a page.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For an unknown mode, a run that is normalised already, and what cannot be drawn.
+
+    Examples
+    --------
+    >>> import toolkit as tk
+    >>> tk.views.normalize(tk.testing.ladder_dataset(), "global")
+    Normalizer(ladder, 21 rungs, 1 sample, 4 channels)
+    """
+    return Normalizer(dataset, mode)
