@@ -5,7 +5,7 @@ OUT    ?= out
 # CPU-only machines: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu avoids the CUDA build of torch
 TORCH_INDEX ?=
 LAB_FLAGS   ?=
-# tests at a time; those in a browser run alone afterwards, since they look at what happens when
+# files of tests at a time
 JOBS ?= 2
 
 RUN   := HF_HUB_OFFLINE=1 .venv/bin/python
@@ -29,8 +29,7 @@ demo: $(READY) ## a digit to noise and back: the run, its page and a table of er
 	@$(RUN) scripts/results.py "$(OUT)"
 
 test: $(READY) ## all tests: pytest, and every notebook against its stored outputs (minutes)
-	$(SMALL) -m pytest notebooks tests $(NBVAL) -m "not slow and not browser" -n $(JOBS) --dist loadfile
-	$(SMALL) -m pytest tests -m "browser and not slow"
+	$(SMALL) -m pytest notebooks tests $(NBVAL) -m "not slow" -n $(JOBS) --dist loadfile
 
 test-slow: $(READY) ## the tests that take longer than that
 	$(SMALL) -m pytest tests -m slow || [ $$? -eq 5 ]  # 5: there are none
