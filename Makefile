@@ -29,7 +29,7 @@ demo: $(READY) ## a digit to noise and back: the run, its page and a table of er
 	@$(RUN) scripts/results.py "$(OUT)"
 
 test: $(READY) ## all tests: pytest, and every notebook against its stored outputs (minutes)
-	$(SMALL) -m pytest notebooks tests $(NBVAL) -m "not slow" -n $(JOBS) --dist loadfile
+	$(SMALL) -m pytest notebooks tests $(NBVAL) -m "not slow" -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test-slow: $(READY) ## the tests that take longer than that
 	$(SMALL) -m pytest tests -m slow || [ $$? -eq 5 ]  # 5: there are none
