@@ -712,6 +712,7 @@ BAD = {
     "no region": (list, "regions", "[]"),
     "a region alone": (lambda: tk.Region(ONES), "regions", "Region"),
     "a mask among the regions": (lambda: [ONES], "regions", "1."),
+    "an array for a list": (lambda: ONES[0], "regions", "1."),
     "two of one name": (lambda: [tk.Region(ONES, name="a"), tk.Region(ONES, name="a")], "regions", "'a'"),
     "a name that comes by itself": (
         lambda: [tk.Region(ONES, name="region 2"), tk.Region(ONES)],

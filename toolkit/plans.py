@@ -165,7 +165,7 @@ def replay(ds: xr.Dataset, model: Any, asked: Asked) -> Plan:
 def _told_where(plan: Plan, ds: xr.Dataset, model: Any, asked: Asked, tensor: Any, rows: Any) -> None:
     """The regions and masks of a replay: what the record kept, and what the caller keeps of the record."""
     facts, plan.grid, recorded = ds.attrs, grid_of(ds), True
-    if asked.regions in ([], ()) and "regions" in facts:  # none of those of the record
+    if _empty(asked.regions) and "regions" in facts:  # none of those of the record
         plan.edited.append("regions")
     elif asked.regions is not None:
         plan.layout = Layout.fit(asked.regions, plan.x.shape, plan.x.device, plan.grid)
@@ -359,7 +359,12 @@ def _samples(asked: Asked) -> int:
     listed = asked.regions if isinstance(asked.regions, (list, tuple)) else ()
     regions = [r for r in listed if isinstance(r, Region)]
     given = [asked.prompt, *(p for r in regions for p in (r.prompt, r.negative))]
-    if asked.prompt in ([], ()):
+    if _empty(asked.prompt):
         raise bad("prompt", asked.prompt, "a list is one a sample, and this one is empty", "prompt=3")
     lengths = [len(one) for one in given if isinstance(one, (list, tuple))]
     return max([1, *lengths, *(len(r.mask) for r in regions if r.mask.ndim == 3)])
+
+
+def _empty(given: Any) -> bool:
+    """A list of nothing; of arrays, which may stand for a prompt, nothing is asked."""
+    return isinstance(given, (list, tuple)) and not given
