@@ -2,8 +2,6 @@
 
 import base64
 import gzip
-import html
-import json
 from collections.abc import Iterable, Mapping
 from functools import cache
 from os import PathLike
@@ -20,7 +18,7 @@ from ..errors import bad, unknown
 from ..levels import Levels
 from ..schedules import SCHEDULES, schedule, sigmas
 from ..typefaces import heavy
-from .page import PAGE, _hash
+from .page import place, write
 from .paper import Sheet, tokens
 from .scrubber import FOLDER, style
 from .words import sigma
@@ -279,24 +277,12 @@ class ScheduleExplorer(anywidget.AnyWidget):
 
         Returns the path. The page asks nothing of the network.
         """
-        path = Path(path)
-        if not path.parent.is_dir():
-            line = f"pathlib.Path({str(path.parent)!r}).mkdir(parents=True)"
-            raise bad("path", str(path), "its folder does not exist", line, FileNotFoundError)
+        path = place(path)
         names = ("focused", "shown", "options", "steps", "step", "axis", "_levels", "_schedules")
+        state = {name: getattr(self, name) for name in names}
         layout = {"sizes": [["_table", len(self._table)]], "differences": []}
-        state = {"state": {name: getattr(self, name) for name in names}, **layout}
-        text = json.dumps(state, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-        script, css = module() + (FOLDER / "page.js").read_text("utf-8"), style()
-        policy = (
-            f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(css)}; "
-            "base-uri 'none'; form-action 'none'"
-        )
         packed = base64.b64encode(gzip.compress(self._table, 6, mtime=0)).decode()  # no clock in the file
-        title = html.escape(" · ".join(["Schedules", *self._levels["words"]]))
-        whole = PAGE.format(policy=policy, title=title, style=css, state=text, payload=packed, script=script)
-        path.write_text(whole, "utf-8")
-        return path
+        return write(path, ["Schedules", *self._levels["words"]], state, packed, layout, module())
 
 
 def still(view: ScheduleExplorer) -> bytes:

@@ -1,8 +1,6 @@
 """The normalise comparator: a run as it was recorded beside the same run normalised."""
 
 import base64
-import html
-import json
 from functools import cache
 from os import PathLike
 from pathlib import Path
@@ -16,7 +14,7 @@ from scipy.special import ndtri
 
 from ..dataset import NORMALIZE, shift_and_scale
 from ..errors import bad, unknown
-from .page import PAGE, PAGE_BYTES, SIX_BITS, _hash, _packed
+from .page import PAGE_BYTES, SIX_BITS, packed_bytes, place, write
 from .payload import TOP, Payload, build, check
 from .scrubber import FOLDER, style
 from .sheet import contact_sheet
@@ -176,27 +174,15 @@ class Normalizer(anywidget.AnyWidget):
         FileNotFoundError
             Where the folder does not exist.
         """
-        path = Path(path)
-        if not path.parent.is_dir():
-            line = f"pathlib.Path({str(path.parent)!r}).mkdir(parents=True)"
-            raise bad("path", str(path), "its folder does not exist", line, FileNotFoundError)
+        path = place(path)
         payload = pack(self._dataset)
-        packed, layout = _packed(payload)
+        packed, layout = packed_bytes(payload)
         if len(packed) > PAGE_BYTES:
             payload = pack(self._dataset, SIX_BITS)
-            packed, layout = _packed(payload)
+            packed, layout = packed_bytes(payload)
         names = ("rung", "sample", "channel", "mode", "show", "divider")
         state = {name: getattr(self, name) for name in names} | {"_run": payload.meta}
-        text = json.dumps({"state": state, **layout}, separators=(",", ":"), allow_nan=False)
-        script, css = module() + (FOLDER / "page.js").read_text("utf-8"), style()
-        allowed = {"default-src": "'none'", "script-src": _hash(script), "style-src": _hash(css)}
-        allowed |= {"base-uri": "'none'", "form-action": "'none'"}
-        policy = "; ".join(" ".join(pair) for pair in allowed.items())
-        title = html.escape(" · ".join(["Normalise", *payload.meta["words"]]))
-        text = text.replace("<", "\\u003c")
-        page = PAGE.format(policy=policy, title=title, style=css, state=text, payload=packed, script=script)
-        path.write_text(page, "utf-8")
-        return path
+        return write(path, ["Normalise", *payload.meta["words"]], state, packed, layout, module())
 
     @t.validate("rung")
     def _nearest_rung(self, proposal: Any) -> int:

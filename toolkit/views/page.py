@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import html
 import json
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import xarray as xr
 
 from ..errors import bad
 from .payload import Payload, build
-from .scrubber import defaults, module, style
+from .scrubber import FOLDER, defaults, module, style
 
 PAGE_BYTES = 3_000_000  # above this, values are kept in 6 bits
 SIX_BITS = 62  # highest code then; 63 is not finite
@@ -50,7 +51,7 @@ def _differences(codes: bytes, rungs: int) -> bytes:
     return np.diff(atlas, axis=0, prepend=first).tobytes()
 
 
-def _packed(payload: Payload) -> tuple[str, dict[str, Any]]:
+def packed_bytes(payload: Payload) -> tuple[str, dict[str, Any]]:
     """All bytes, gzipped, in base64; and where they lie."""
     rungs = payload.meta["shape"][0]
     parts = {
@@ -64,6 +65,28 @@ def _packed(payload: Payload) -> tuple[str, dict[str, Any]]:
     strides = [[name, len(parts[name]) // rungs] for name in ("_latent", "_denoised") if parts[name]]
     layout = {"sizes": [[name, len(part)] for name, part in parts.items()], "differences": strides}
     return base64.b64encode(packed).decode(), layout
+
+
+def place(path: str | PathLike[str]) -> Path:
+    """Where a page is to be written; raises FileNotFoundError where the folder does not exist."""
+    path = Path(path)
+    if not path.parent.is_dir():
+        line = f"pathlib.Path({str(path.parent)!r}).mkdir(parents=True)"
+        raise bad("path", str(path), "its folder does not exist", line, FileNotFoundError)
+    return path
+
+
+def write(path: Path, words: Sequence[str], state: Mapping[str, Any], packed: str, layout: Mapping[str, Any],
+          module: str) -> Path:  # fmt: skip
+    """Writes a view as a page: its module, the state it begins in, its bytes and where they lie."""
+    text = json.dumps({"state": state, **layout}, separators=(",", ":"), allow_nan=False)
+    script, css = module + (FOLDER / "page.js").read_text("utf-8"), style()
+    allowed = {"default-src": "'none'", "script-src": _hash(script), "style-src": _hash(css)}
+    allowed |= {"base-uri": "'none'", "form-action": "'none'"}
+    policy = "; ".join(" ".join(pair) for pair in allowed.items())
+    parts = {"title": html.escape(" · ".join(words)), "state": text.replace("<", "\\u003c")}
+    path.write_text(PAGE.format(policy=policy, style=css, payload=packed, script=script, **parts), "utf-8")
+    return path
 
 
 def to_html(dataset: xr.Dataset, path: str | PathLike[str], model: Any = None) -> Path:
@@ -97,24 +120,13 @@ def to_html(dataset: xr.Dataset, path: str | PathLike[str], model: Any = None) -
     >>> tk.to_html(tk.testing.ladder_dataset(), folder + "/run.html").name
     'run.html'
     """
-    path = Path(path)
-    if not path.parent.is_dir():
-        line = f"pathlib.Path({str(path.parent)!r}).mkdir(parents=True)"
-        raise bad("path", str(path), "its folder does not exist", line, FileNotFoundError)
+    path = place(path)
     payload = build(dataset, model)
-    packed, layout = _packed(payload)
+    packed, layout = packed_bytes(payload)
     if len(packed) > PAGE_BYTES:
         small = build(dataset, top=SIX_BITS)  # without the model: its pictures are there
         small.pictures, small.meta["pictures"] = payload.pictures, payload.meta["pictures"]
         payload = small
-        packed, layout = _packed(payload)
-    state = {"state": defaults(payload), **layout}
-    text = json.dumps(state, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-    script, css = module() + (Path(__file__).parent / "page.js").read_text("utf-8"), style()
-    allowed = {"default-src": "'none'", "script-src": _hash(script), "style-src": _hash(css)}
-    allowed |= {"base-uri": "'none'", "form-action": "'none'"}
-    policy = "; ".join(" ".join(pair) for pair in allowed.items())
-    title = html.escape(" · ".join([payload.meta["title"], *payload.meta["words"]]))
-    page = PAGE.format(policy=policy, title=title, style=css, state=text, payload=packed, script=script)
-    path.write_text(page, "utf-8")
-    return path
+        packed, layout = packed_bytes(payload)
+    words = [payload.meta["title"], *payload.meta["words"]]
+    return write(path, words, defaults(payload), packed, layout, module())
