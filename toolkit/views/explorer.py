@@ -8,7 +8,6 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import anywidget
 import numpy as np
 import traitlets as t
 import xarray as xr
@@ -20,7 +19,7 @@ from ..schedules import SCHEDULES, schedule, sigmas
 from ..typefaces import heavy
 from .page import place, write
 from .paper import Sheet, tokens
-from .scrubber import FOLDER, style
+from .widget import View, source
 from .words import sigma
 
 AXES = ("log_sigma", "sigma")
@@ -60,8 +59,8 @@ TABLES = {
 
 @cache
 def module() -> str:
-    """One ES module without imports: the drawing functions, the formulas, then the view."""
-    return "\n".join((FOLDER / name).read_text("utf-8") for name in ("draw.js", "formulas.js", "explore.js"))
+    """The explorer's ES module."""
+    return source("formulas.js", "explore.js")
 
 
 def _median(levels: Levels, shape: float) -> int:
@@ -146,7 +145,7 @@ def grid_of(source: Any, levels: Levels, name: str, steps: int, options: Mapping
     return schedule(source, sigmas(Levels.edm(low, high), name, steps, **free))
 
 
-class ScheduleExplorer(anywidget.AnyWidget):
+class ScheduleExplorer(View):
     """Schedules to compare; made by ``tk.views.schedules``.
 
     Attributes
@@ -174,7 +173,6 @@ class ScheduleExplorer(anywidget.AnyWidget):
     """
 
     _esm = module()
-    _css = style()
 
     focused = t.Unicode().tag(sync=True)
     shown = t.List(t.Unicode()).tag(sync=True)
@@ -207,10 +205,8 @@ class ScheduleExplorer(anywidget.AnyWidget):
         names = ", ".join(self.shown) or "none shown"
         return f"ScheduleExplorer({names}; {self.steps} steps, {self._levels['words'][0]})"
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict, dict]:
-        data, metadata = super()._repr_mimebundle_(**kwargs)
-        picture = base64.b64encode(still(self)).decode()  # for a notebook that is not trusted
-        return data | {"image/png": picture, "text/plain": repr(self)}, metadata
+    def _still(self) -> bytes:
+        return still(self)
 
     @property
     def grid(self) -> xr.Dataset:
@@ -273,10 +269,6 @@ class ScheduleExplorer(anywidget.AnyWidget):
             raise t.TraitError(str(unknown(trait, name, self._known, line, " for these levels")))
 
     def to_html(self, path: str | PathLike[str]) -> Path:
-        """Write the view as one self-contained page, with its sliders; the folder must exist.
-
-        Returns the path. The page asks nothing of the network.
-        """
         path = place(path)
         names = ("focused", "shown", "options", "steps", "step", "axis", "_levels", "_schedules")
         state = {name: getattr(self, name) for name in names}

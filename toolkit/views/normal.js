@@ -1,4 +1,5 @@
-// The normalise comparator: a run as it was recorded beside the same run normalised. draw.js stands before it.
+// The normalise comparator: a run as it was recorded beside the same run normalised. draw.js and rungs.js
+// stand before it.
 
 const MODES = ["off", "global", "sample", "channel"], SHOWS = ["split", "blink", "difference"], PAGE = 4;
 const LIMIT = 4; // of the colours, at every rung and on both sides: N(0, 1) hardly leaves it
@@ -9,17 +10,14 @@ const MORE_HINTS = [[["\u21e7"], "by ten"], [["PgUp", "PgDn"], "a tenth"], [["Ho
   [["space"], "play"], [["0", "9"], "channel by number"], [["esc"], "leave"]];
 
 function render({ model, el }) {
-  const get = (name) => model.get(name), blob = (name) => asBytes(get(`_${name}`)), quiet = [];
+  const it = traits(model), { get, blob, write, choose } = it;
   const run = unpack(get("_run"), blob), { R, S, C, H, W, names } = run, last = run.planned - 1;
   const cats = names.map((_, c) => (C > 6 ? "x" : c));
-  const state = { k: run.nearest(get("rung")), hover: null, pin: null, tip: "", help: false, drawn: "", turned: true };
+  const state = { hover: null, pin: null, drawn: "", turned: true };
   let colours, page = -1, shown = [], thumbs, gaps, plots = [], bells, track = null, wide = 0;
-  const show = frame(draw), settle = rest(describe, 180), announce = rest(() => put(live, spoken()), 1000);
-  const write = (values) => { for (const name in values) model.set(name, values[name]); model.save_changes(); };
-  const tell = throttle(() => write({ rung: run.rungs[state.k], sigma: run.sigma[state.k] }), 50);
+  const show = frame(draw), settle = rest(describe, 180), announce = rest(() => put(live, here.spoken()), 1000);
   const save = throttle(() => model.save_changes(), 50), slide = (v) => (model.set("divider", v), save());
-  const choose = (name) => (value) => write({ [name]: value });
-  const go = (k) => { state.k = clamp(k, 0, R - 1), show(), tell(); }, hop = (n) => () => (play.stop(), go(state.k + n));
+  const here = voyage(it, run, { show, track: () => track });
 
   /** Of one channel: off, on and gap as v * gain + offset, from exact shifts and scales; mean, std, w1 as [off, on]. */
   function compared(k, s, c) {
@@ -43,8 +41,7 @@ function render({ model, el }) {
   const sides = ["off", "on"].map((side) => make("span", { class: `tk-side tk-side-${side}`, text: side }));
   big.canvas.after(over), big.node.append(...sides);
   const split = splitter(big.node, "divider", slide), top = caption(""), small = make("div");
-  const slider = make("div", { class: "tk-rail", role: "slider", tabindex: 0, "aria-label": "rung",
-    "aria-valuemin": 0, "aria-valuemax": last });
+  const slider = railOf(last);
   const left = make("div", { class: "tk-column tk-pair-left" }, top.node, grid.node, small, bar.node);
   if (R > 1) left.append(slider);
   const shapes = caption("Distribution"), changes = caption("What changed"), differences = caption("Difference");
@@ -52,11 +49,10 @@ function render({ model, el }) {
   const key = legend([["tk-filled", ""], ["tk-outline", "off"], ["tk-dashed", "N(0, 1)"]]);
   const right = make("div", { class: "tk-column tk-pair-right" }, shapes.node, charts,
     key.node, changes.node, rows, differences.node, gapTiles);
-  const hint = make("div", { class: "tk-keys" }), value = make("div"), table = make("table");
-  const play = player((n) => go(state.k + n), (n) => state.k === (n > 0 ? R - 1 : 0)); // by key only
+  const bottom = foot(HINTS, MORE_HINTS, layout), table = make("table");
   el.classList.add("tk", "tk-view");
-  el.replaceChildren(head, make("div", { class: "tk-stage" }, left, right),
-    make("div", { class: "tk-foot" }, hint, value), make("div", { class: "tk-off" }, table), live);
+  el.replaceChildren(head, make("div", { class: "tk-stage" }, left, right), bottom.node,
+    make("div", { class: "tk-off" }, table), live);
 
   const look = (c) => (place) => { state.hover = place && { c: c ?? get("channel"), ...place }, show(); };
   probed(big, H, W, look(null), (place) => { state.pin = state.pin ? null : { c: get("channel"), ...place }, show(); });
@@ -82,9 +78,7 @@ function render({ model, el }) {
     thumbs.fit(space), gaps.fit(room);
     left.style.width = `${H > W ? space : Math.min(space, Math.max(filled, 120))}px`, right.style.width = `${room}px`;
     modes.set(get("mode")), shows.set(get("show")), pick.set(get("sample")), setWords();
-    const close = hints([[["?"], state.help ? "close" : wide < 820 ? "keys" : "all keys"]]);
-    hint.replaceChildren(...hints(state.help ? [...HINTS, ...MORE_HINTS] : wide < 820 ? [] : HINTS),
-      make("button", { type: "button", "aria-expanded": String(state.help), click: help }, ...close));
+    bottom.set(wide < 820);
     buildPlots(room);
     if (R > 1) buildRail(parseFloat(left.style.width));
     state.drawn = "", show();
@@ -127,10 +121,10 @@ function render({ model, el }) {
   // ---- one frame
   function draw() {
     if (!colours || !wide) return;
-    const { k } = state, s = get("sample"), kind = get("show"), mark = state.pin ?? state.hover;
+    const { k } = here, s = get("sample"), kind = get("show"), mark = state.pin ?? state.hover;
     const drawn = [k, s, get("channel"), kind].join(), each = shown.map((c) => compared(k, s, c));
     if (drawn !== state.drawn) {
-      drawTiles(k, s, kind, each), drawPlots(k, s, each), track?.move(k), settle(), play.playing() || announce();
+      drawTiles(k, s, kind, each), drawPlots(k, s, each), track?.move(k), settle(), here.play.playing() || announce();
       state.drawn = drawn;
     }
     const cut = kind === "split" ? get("divider") : state.turned ? 0 : 1;
@@ -165,7 +159,7 @@ function render({ model, el }) {
     top.note.className = fault ? "tk-warn" : "tk-second";
     put(differences.note, most ? `scale \u00d7 ${factor}` : "none"), differences.note.className = "";
     bar.set(apart ? reach : LIMIT), bar.colour(colours);
-    slider.setAttribute("aria-valuenow", run.rungs[k]), slider.setAttribute("aria-valuetext", spoken());
+    slider.setAttribute("aria-valuenow", run.rungs[k]), slider.setAttribute("aria-valuetext", here.spoken());
   }
 
   function drawPlots(k, s, each) {
@@ -181,11 +175,10 @@ function render({ model, el }) {
   }
 
   function drawValue(mark, k, s, each) {
-    value.className = `tk-value-text ${mark ? "" : run.stopped && !state.tip ? "tk-error" : "tk-notice"}`;
-    if (!mark) return put(value, state.tip || notice(k, each));
+    if (!mark) return bottom.say(here.tip || notice(k, each), run.stopped && !here.tip ? "tk-error" : "tk-notice");
     const { c, y, x } = mark, { off, on } = compared(k, s, c), [v, step] = run.read("latent", k, s, c, y, x);
     const say = ([gain, offset]) => format.coded(v * gain + offset, Math.abs(step * gain));
-    put(value, `${names[c]} y ${y} x ${x} off ${say(off)} ${get("mode")} ${say(on)}`);
+    bottom.say(`${names[c]} y ${y} x ${x} off ${say(off)} ${get("mode")} ${say(on)}`, "");
   }
 
   function notice(k, each) {
@@ -196,11 +189,8 @@ function render({ model, el }) {
     return [run.notice, why || tried].filter(Boolean).join(" \u00b7 ");
   }
 
-  const spoken = () => `rung ${run.rungs[state.k]} of ${last}, sigma ${+run.sigma[state.k].toPrecision(4)}`
-    + (run.log_snr ? `, log-SNR ${format.spoken(run.log_snr[state.k])}` : "");
-
   function describe() { // what only a screen reader needs waits until the thumb rests
-    const { k } = state, s = get("sample"), mode = get("mode"), name = names[get("channel")];
+    const { k } = here, s = get("sample"), mode = get("mode"), name = names[get("channel")];
     const line = (...cells) => make("tr", {}, ...cells.map((text) => make("td", { text })));
     const told = (values) => values.map(format.spoken).join(" to ");
     big.node.setAttribute("aria-label", `channel ${name}, off on the left, ${mode} on the right`);
@@ -212,39 +202,27 @@ function render({ model, el }) {
   }
 
   // ---- what one can do
-  const tenth = Math.max(1, Math.round(R / 10)), focus = (c) => c >= 0 && c < C && write({ channel: c });
-  function help() { state.help = !state.help, layout(); }
+  const focus = (c) => c >= 0 && c < C && write({ channel: c });
   function leave() {
-    if (state.help) return help();
+    if (bottom.close()) return;
     if (state.pin) return (state.pin = null), show();
-    document.activeElement.blur(), el.closest(".jp-Cell")?.focus();
+    leaveView(el);
   }
   const flip = blinker((turned) => { state.turned = turned, show(); }); // by itself, or by the divider's keys
   const compareBy = () => (get("show") === "blink" ? flip.start() : flip.hold(true), shows.set(get("show")));
   const push = (by) => () => (get("show") === "blink" ? flip.hold(by > 0)
     : slide(clamp(+(get("divider") + by).toFixed(4), 0, 1)));
-  gestures(el, slider, { zoom() {}, whole() {}, hop: (n) => hop(n)(),
-    to: (x) => track && (play.stop(), go(track.at(x))),
-    over(x) {
-      const k = x == null || !track ? null : track.at(x);
-      state.tip = k == null ? "" : `rung ${run.rungs[k]}  \u03c3 ${format.sigma(run.sigma[k])}`, show();
-    } });
-  keys(el, { ArrowLeft: hop(-1), ArrowRight: hop(1), "Shift+ArrowLeft": hop(-10), "Shift+ArrowRight": hop(10),
-    PageUp: hop(-tenth), PageDown: hop(tenth), Home: hop(-R), End: hop(R), "[": push(-0.05), "]": push(0.05),
-    " ": () => R > 1 && play.toggle(1), "Shift+ ": () => R > 1 && play.toggle(-1), digit: focus,
-    "?": help, Escape: leave,
+  gestures(el, slider, here.hands);
+  keys(el, { ...here.keys, "[": push(-0.05), "]": push(0.05), digit: focus, "?": bottom.toggle, Escape: leave,
     ArrowUp: () => focus(Math.max(0, get("channel") - 1)), ArrowDown: () => focus(Math.min(C - 1, get("channel") + 1)),
-    v: () => write({ show: SHOWS[(SHOWS.indexOf(get("show")) + 1) % SHOWS.length] }) });
+    v: it.next("show", SHOWS) });
 
-  const on = (name, fn) => (model.on(`change:${name}`, fn), quiet.push(() => model.off(`change:${name}`, fn)));
-  const recolour = () => { if (wide) theme(el), (colours = lut(el, "diverging")), (state.drawn = ""), show(); };
-  const size = new ResizeObserver(() => { wide = el.clientWidth; if (wide) colours || recolour(), layout(); });
-  on("rung", () => { const k = run.nearest(get("rung")); if (k !== state.k) (state.k = k), show(); });
-  for (const name of ["mode", "sample", "channel"]) on(name, layout);
-  on("divider", show), on("show", compareBy), buildPage(), size.observe(el), compareBy();
-  quiet.push(onTheme(() => requestAnimationFrame(recolour)), () => size.disconnect(), play.stop, flip.stop);
-  quiet.push(...[show, settle, tell, save, announce].map((timer) => timer.stop));
-  return () => quiet.forEach((end) => end());
+  const recolour = () => { colours = lut(el, "diverging"), (state.drawn = ""), show(); };
+  for (const name of ["mode", "sample", "channel"]) it.on(name, layout);
+  it.on("divider", show), it.on("show", compareBy), buildPage(), compareBy();
+  fitted(it, el, { recolour, layout: (width) => { wide = width, layout(); } });
+  it.until(flip.stop, ...[show, settle, save, announce].map((timer) => timer.stop));
+  return it.end;
 }
 
 export default { render };

@@ -1,12 +1,10 @@
 """The normalise comparator: a run as it was recorded beside the same run normalised."""
 
-import base64
 from functools import cache
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import anywidget
 import numpy as np
 import traitlets as t
 import xarray as xr
@@ -16,8 +14,8 @@ from ..dataset import NORMALIZE, shift_and_scale
 from ..errors import bad, unknown
 from .page import PAGE_BYTES, SIX_BITS, packed_bytes, place, write
 from .payload import TOP, Payload, build, check
-from .scrubber import FOLDER, style
 from .sheet import contact_sheet
+from .widget import RungView, source
 
 SHOWS = ("split", "blink", "difference")
 LINE = "tk.views.normalize(run)"
@@ -25,8 +23,8 @@ LINE = "tk.views.normalize(run)"
 
 @cache
 def module() -> str:
-    """One ES module without imports: the drawing functions, then the view."""
-    return "\n".join((FOLDER / name).read_text("utf-8") for name in ("draw.js", "normal.js"))
+    """The comparator's ES module."""
+    return source("rungs.js", "normal.js")
 
 
 def unit(sigma: np.ndarray) -> np.ndarray:
@@ -88,7 +86,7 @@ def pack(dataset: xr.Dataset, top: int = TOP) -> Payload:
     return payload
 
 
-class Normalizer(anywidget.AnyWidget):
+class Normalizer(RungView):
     """A run beside itself normalised; made by ``tk.views.normalize``.
 
     Attributes
@@ -117,63 +115,25 @@ class Normalizer(anywidget.AnyWidget):
     """
 
     _esm = module()
-    _css = style()
 
-    rung = t.Int(0).tag(sync=True)
-    sigma = t.Float(0.0).tag(sync=True)
-    sample = t.Int(0).tag(sync=True)
     channel = t.Int(0).tag(sync=True)
     mode = t.Enum(NORMALIZE, "channel").tag(sync=True)
     show = t.Enum(SHOWS, SHOWS[0]).tag(sync=True)
     divider = t.Float(0.5, min=0.0, max=1.0).tag(sync=True)
 
-    _run = t.Dict().tag(sync=True)
-    _latent = t.Bytes().tag(sync=True)
-    _denoised = t.Bytes().tag(sync=True)  # always empty: what unpacks a payload asks for it
-    _floats = t.Bytes().tag(sync=True)
-
     def __init__(self, dataset: xr.Dataset, mode: str = "channel"):
         if mode not in NORMALIZE:
             raise unknown("mode", mode, NORMALIZE, 'tk.views.normalize(run, "{}")')
         payload = pack(dataset)
-        self._dataset, self._picture = check(dataset), None
-        self._levels = np.array([float(v) for v in payload.meta["sigma"]])  # of the rungs in the payload
-        blobs = {"_latent": payload.latent, "_floats": payload.floats}
-        last = {"rung": payload.meta["rungs"][-1], "sigma": self._levels[-1]}
-        super().__init__(_run=payload.meta, mode=mode, **blobs, **last)
+        self._picture = b""
+        last = {"rung": payload.meta["rungs"][-1], "sigma": float(payload.meta["sigma"][-1])}
+        super().__init__(check(dataset), payload, mode=mode, **last)
 
-    def __repr__(self) -> str:
-        def some(number: int, noun: str) -> str:
-            return f"{number} {noun}{'' if number == 1 else 's'}"
-
-        _, samples, channels, _, _ = self._run["shape"]
-        kind, rungs = self._dataset.attrs.get("kind", "run"), some(self._run["steps"], "rung")
-        return f"Normalizer({kind}, {rungs}, {some(samples, 'sample')}, {some(channels, 'channel')})"
-
-    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict, dict]:
-        data, metadata = super()._repr_mimebundle_(**kwargs)
-        if self._picture is None:  # an untrusted notebook shows this instead of the widget
-            self._picture = base64.b64encode(contact_sheet(self._dataset)).decode()
-        return data | {"image/png": self._picture, "text/plain": repr(self)}, metadata
+    def _still(self) -> bytes:
+        self._picture = self._picture or contact_sheet(self._dataset)
+        return self._picture
 
     def to_html(self, path: str | PathLike[str]) -> Path:
-        """Write the view, as it stands, as one self-contained page.
-
-        Parameters
-        ----------
-        path : path
-            Where to write; the folder must exist. An existing file is replaced.
-
-        Returns
-        -------
-        Path
-            The file. It asks nothing of the network, and needs no kernel.
-
-        Raises
-        ------
-        FileNotFoundError
-            Where the folder does not exist.
-        """
         path = place(path)
         payload = pack(self._dataset)
         packed, layout = packed_bytes(payload)
@@ -183,39 +143,6 @@ class Normalizer(anywidget.AnyWidget):
         names = ("rung", "sample", "channel", "mode", "show", "divider")
         state = {name: getattr(self, name) for name in names} | {"_run": payload.meta}
         return write(path, ["Normalise", *payload.meta["words"]], state, packed, layout, module())
-
-    @t.validate("rung")
-    def _nearest_rung(self, proposal: Any) -> int:
-        steps, given = self._run["steps"], proposal["value"]
-        if not -steps <= given < steps:
-            wanted = f"there are {steps} rungs, from 0"
-            raise bad("rung", given, wanted, f"view.rung = {steps - 1}", t.TraitError)
-        rungs = self._run["rungs"]
-        return int(rungs[np.abs(np.array(rungs) - given % steps).argmin()])
-
-    @t.validate("sigma")
-    def _nearest_sigma(self, proposal: Any) -> float:
-        if not np.isfinite(proposal["value"]):
-            raise bad("sigma", proposal["value"], "a finite level", "view.sigma = 1.0", t.TraitError)
-        return float(self._levels[np.nanargmin(np.abs(self._levels - proposal["value"]))])
-
-    @t.validate("sample", "channel")
-    def _in_range(self, proposal: Any) -> int:
-        name, given = proposal["trait"].name, proposal["value"]
-        size = self._run["shape"][1 if name == "sample" else 2]
-        if not 0 <= given < size:
-            raise bad(name, given, f"there are {size}, from 0", f"view.{name} = {size - 1}", t.TraitError)
-        return given
-
-    @t.observe("rung")
-    def _follow_rung(self, change: Any) -> None:
-        self.sigma = float(self._levels[self._run["rungs"].index(change["new"])])
-
-    @t.observe("sigma")
-    def _follow_sigma(self, change: Any) -> None:
-        here = self._levels[self._run["rungs"].index(self.rung)]
-        if here != change["new"]:  # grids repeat levels: stay where one is, if that is such a level
-            self.rung = int(self._run["rungs"][int(np.abs(self._levels - change["new"]).argmin())])
 
 
 def normalize(dataset: xr.Dataset, mode: str = "channel") -> Normalizer:

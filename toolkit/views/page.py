@@ -15,7 +15,8 @@ import xarray as xr
 
 from ..errors import bad
 from .payload import Payload, build
-from .scrubber import FOLDER, defaults, module, style
+from .scrubber import defaults, module
+from .widget import FOLDER, style
 
 PAGE_BYTES = 3_000_000  # above this, values are kept in 6 bits
 SIX_BITS = 62  # highest code then; 63 is not finite
@@ -129,4 +130,5 @@ def to_html(dataset: xr.Dataset, path: str | PathLike[str], model: Any = None) -
         payload = small
         packed, layout = packed_bytes(payload)
     words = [payload.meta["title"], *payload.meta["words"]]
-    return write(path, words, defaults(payload), packed, layout, module())
+    state = defaults(payload) | {"_run": payload.meta}
+    return write(path, words, state, packed, layout, module())

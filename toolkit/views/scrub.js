@@ -1,4 +1,4 @@
-// The scrubber: what every rung of a run holds, one thumb on its schedule. draw.js stands before it.
+// The scrubber: what every rung of a run holds, one thumb on its schedule. draw.js and rungs.js stand before it.
 
 const PLACES = { level: [26, 124], mean: [166, 212], std: [256, 304] }; // top and bottom of the plots
 const AXES = [["step", "step"], ["log_sigma", "log \u03c3"], ["sigma", "\u03c3"]];
@@ -10,24 +10,19 @@ const MORE_HINTS = [[["PgUp", "PgDn"], "a tenth"], [["Home", "End"], "ends"], [[
   [["N"], "nearest or interpolated"], [["ctrl", "wheel"], "zoom the rail"], [["esc"], "leave"]];
 
 function render({ model, el }) {
-  const get = (name) => model.get(name), blob = (name) => asBytes(get(`_${name}`)), quiet = [];
+  const it = traits(model), { get, blob, write, choose, next } = it;
   const run = unpack(get("_run"), blob), { R, S, C, H, W, names } = run;
   const cats = names.map((_, c) => (C > 6 ? "x" : c)), last = run.planned - 1, picture = gallery(blob("pictures"));
   const decodable = ["denoised", "latent"].filter((kind) => run.pictures[kind].length);
-  const state = { k: run.nearest(get("rung")), range: [0, 1], hover: null, pin: null, tip: "", help: false, drawn: "" };
+  const state = { range: [0, 1], hover: null, pin: null, drawn: "" };
   let colours, stage = [], page = -1, track = null, wide = 0;
-  const show = frame(draw), settle = rest(describe, 180), announce = rest(() => put(live, spoken()), 1000);
-  const tell = throttle(() => write({ rung: run.rungs[state.k], sigma: run.sigma[state.k] }), 50);
+  const show = frame(draw), settle = rest(describe, 180), announce = rest(() => put(live, here.spoken()), 1000);
   const probe = rest(() => {
     const p = state.pin ?? state.hover;
-    if (p) write({ pixel: [p.name, p.c, p.y, p.x, run.rungs[state.k]] });
+    if (p) write({ pixel: [p.name, p.c, p.y, p.x, run.rungs[here.k]] });
   }, 150);
-  const write = (values) => { for (const name in values) model.set(name, values[name]); model.save_changes(); };
-  const choose = (name) => (value) => write({ [name]: value });
-  const next = (name, values) => () => write({ [name]: values[(values.indexOf(get(name)) + 1) % values.length] });
   const focusChannel = (c) => write({ channel: c == null ? null : clamp(c, 0, C - 1) });
-  const go = (k) => { state.k = clamp(k, 0, R - 1), show(), tell(), probe(); };
-  const hop = (n) => () => (play.stop(), go(state.k + n));
+  const here = voyage(it, run, { show, track: () => track, moved: probe, zoom, whole });
 
   // ---- the bands, once
   const words = make("span", { class: "tk-words" }), live = make("div", { class: "tk-off", "aria-live": "polite" });
@@ -38,14 +33,11 @@ function render({ model, el }) {
   const bench = make("div", { class: "tk-stage" });
   const known = [true, run.log_snr, run.timestep, run.nfe];
   const block = figures("noise level \u03c3", FACTS.filter((_, i) => known[i]), Math.min(C, 4));
-  const play = player((n) => go(state.k + n), (n) => state.k === (n > 0 ? R - 1 : 0));
-  const slider = make("div", { class: "tk-rail", role: "slider", tabindex: 0, "aria-label": "rung",
-    "aria-valuemin": 0, "aria-valuemax": last });
-  const body = make("div", { class: "tk-body" }, block.node);
-  if (R > 1) block.node.append(play.node), body.append(slider);
-  const hint = make("div", { class: "tk-keys" }), value = make("div"), table = make("table", { class: "tk-off" });
+  const slider = railOf(last), body = make("div", { class: "tk-body" }, block.node);
+  if (R > 1) block.node.append(here.play.node), body.append(slider);
+  const bottom = foot(HINTS, MORE_HINTS, layout), table = make("table");
   scales.node.classList.add("tk-wide"), el.classList.add("tk", "tk-view"), el.classList.toggle("tk-one", R === 1);
-  el.replaceChildren(head, bench, body, make("div", { class: "tk-foot" }, hint, value), table, live);
+  el.replaceChildren(head, bench, body, bottom.node, make("div", { class: "tk-off" }, table), live);
 
   // ---- stage: columns of tiles, built again only for another page of channels
   function buildStage() {
@@ -90,9 +82,7 @@ function render({ model, el }) {
     const n = stage.length, space = phone ? Math.min(width, 440) : (width - 20 * (n - 1)) / n;
     for (const column of stage) column.fit(space, n === 1 && C === 1 ? 320 : Infinity, phone || n === 1);
     axes.set(get("axis")), scales.set(get("scale")), pick.set(get("sample"));
-    const close = hints([[["?"], state.help ? "close" : narrow ? "keys" : "all keys"]]);
-    hint.replaceChildren(...hints(state.help ? [...HINTS, ...MORE_HINTS] : narrow || R === 1 ? [] : HINTS),
-      make("button", { type: "button", "aria-expanded": String(state.help), click: help }, ...close));
+    bottom.set(narrow, narrow || R === 1);
     if (R > 1) buildRail(Math.max(160, narrow ? width : width - 192));
     state.drawn = "", show();
   }
@@ -123,7 +113,7 @@ function render({ model, el }) {
   // ---- one frame
   function draw() {
     if (!colours) return;
-    const { k } = state, s = get("sample"), mark = state.pin ?? state.hover;
+    const { k } = here, s = get("sample"), mark = state.pin ?? state.hover;
     const key = [k, s, get("scale"), get("decode")].join(); // what the tiles and figures depend on
     for (const column of stage) {
       if (key !== state.drawn) column.name === "decoded" ? drawPicture(column, k, s) : drawTiles(column, k, s);
@@ -133,7 +123,7 @@ function render({ model, el }) {
       }
     }
     if (key !== state.drawn && track?.move(k) === false) return whole(); // the thumb left the range that is zoomed to
-    if (key !== state.drawn) drawFigures(k, s), settle(), play.playing() || announce();
+    if (key !== state.drawn) drawFigures(k, s), settle(), here.play.playing() || announce();
     state.drawn = key;
     drawValue(mark, k, s);
   }
@@ -177,24 +167,20 @@ function render({ model, el }) {
     const moment = (what, c) => run.value(`latent.${what}`, k, s, c);
     const row = (name, c) => ({ name, cat: cats[c], mean: moment("mean", c), std: moment("std", c) });
     block.set(format.sigma(run.sigma[k]), said, names.map(row).slice(first, first + 4));
-    slider.setAttribute("aria-valuenow", run.rungs[k]), slider.setAttribute("aria-valuetext", spoken());
+    slider.setAttribute("aria-valuenow", run.rungs[k]), slider.setAttribute("aria-valuetext", here.spoken());
   }
 
   function drawValue(mark, k, s) {
-    const plain = state.tip || (get("interpolation") === "linear" ? "tiles interpolated, not as measured" : run.notice);
-    value.className = `tk-value-text ${mark ? "" : run.stopped && !state.tip ? "tk-error" : "tk-notice"}`;
-    if (!mark) return put(value, plain);
+    const plain = here.tip || (get("interpolation") === "linear" ? "tiles interpolated, not as measured" : run.notice);
+    if (!mark) return bottom.say(plain, run.stopped && !here.tip ? "tk-error" : "tk-notice");
     const { name, c, y, x } = mark, exact = get("_exact"), at = [name, c, y, x, run.rungs[k]].join();
     const known = exact?.at?.join() === at && exact.sample === s; // Python's answer, where there is a kernel
     const text = known ? format.signed(Number(exact.value)) : format.coded(...run.read(name, k, s, c, y, x));
-    put(value, `${name === "latent" ? "" : `${name} `}${names[c]} y ${y} x ${x} \u2192 ${text}`);
+    bottom.say(`${name === "latent" ? "" : `${name} `}${names[c]} y ${y} x ${x} \u2192 ${text}`, "");
   }
 
-  const spoken = () => `rung ${run.rungs[state.k]} of ${last}, sigma ${+run.sigma[state.k].toPrecision(4)}`
-    + (run.log_snr ? `, log-SNR ${format.spoken(run.log_snr[state.k])}` : "");
-
   function describe() { // what only a screen reader needs waits until the thumb rests
-    const { k } = state, s = get("sample");
+    const { k } = here, s = get("sample");
     const line = (...cells) => make("tr", {}, ...cells.map((text) => make("td", { text })));
     const moment = (name, what, c) => format.spoken(run.value(`${name}.${what}`, k, s, c));
     const both = (name, c) => `mean ${moment(name, "mean", c)}, std ${moment(name, "std", c)}`;
@@ -205,13 +191,12 @@ function render({ model, el }) {
   }
 
   // ---- what one can do
-  const swap = next("decode", ["denoised", "latent"]), tenth = Math.max(1, Math.round(R / 10));
-  function help() { state.help = !state.help, layout(); }
+  const swap = next("decode", ["denoised", "latent"]);
   function whole() { state.range = [0, 1], layout(); }
   function leave() {
-    if (state.help) return help();
+    if (bottom.close()) return;
     if (state.pin || get("channel") != null) return (state.pin = null), focusChannel(null), show();
-    document.activeElement.blur(), el.closest(".jp-Cell")?.focus();
+    leaveView(el);
   }
   function zoom(clientX, factor) {
     const box = slider.getBoundingClientRect(), part = clamp((clientX - box.left - 34) / (box.width - 64), 0, 1);
@@ -219,32 +204,19 @@ function render({ model, el }) {
     const low = clamp(a + (b - a - size) * part, 0, 1 - size);
     state.range = [low, low + size], layout();
   }
-  gestures(el, slider, { zoom, hop: (n) => hop(n)(), whole,
-    to: (x) => track && (play.stop(), go(track.at(x))),
-    over(x) {
-      const k = x == null || !track ? null : track.at(x);
-      state.tip = k == null ? "" : `rung ${run.rungs[k]}  \u03c3 ${format.sigma(run.sigma[k])}`, show();
-    } });
+  gestures(el, slider, here.hands);
   const digit = (c) => c < C && focusChannel(c === get("channel") ? null : c);
-  const turn = (n) => () => R > 1 && play.toggle(n);
-  keys(el, { ArrowLeft: hop(-1), ArrowRight: hop(1), "Shift+ArrowLeft": hop(-10), "Shift+ArrowRight": hop(10),
-    PageUp: hop(-tenth), PageDown: hop(tenth), Home: hop(-R), End: hop(R), digit, " ": turn(1), "Shift+ ": turn(-1),
+  keys(el, { ...here.keys, digit, "?": bottom.toggle, Escape: leave,
     ArrowUp: () => focusChannel((get("channel") ?? C) - 1), ArrowDown: () => focusChannel((get("channel") ?? -1) + 1),
     l: next("axis", AXES.map((x) => x[0])), f: next("scale", SCALES.map((x) => x[0])), d: swap,
-    n: next("interpolation", ["nearest", "linear"]), "?": help, Escape: leave });
+    n: next("interpolation", ["nearest", "linear"]) });
 
-  const on = (name, fn) => (model.on(`change:${name}`, fn), quiet.push(() => model.off(`change:${name}`, fn)));
-  const recolour = () => {
-    if (wide) theme(el), (colours = lut(el, "diverging", blob("lut"))), (state.drawn = ""), show();
-  };
-  const size = new ResizeObserver(() => { wide = el.clientWidth; if (wide) colours || recolour(), layout(); });
-  on("rung", () => { const k = run.nearest(get("rung")); if (k !== state.k) (state.k = k), show(); });
-  for (const name of ["axis", "sample", "channel", "scale", "interpolation"]) on(name, layout);
-  on("decode", show), on("_exact", show), on("_lut", recolour);
-  buildStage(), size.observe(el);
-  quiet.push(onTheme(() => requestAnimationFrame(recolour)), () => size.disconnect(), play.stop);
-  quiet.push(...[show, settle, tell, probe, announce].map((timer) => timer.stop));
-  return () => quiet.forEach((end) => end());
+  const recolour = () => { colours = lut(el, "diverging", blob("lut")), (state.drawn = ""), show(); };
+  for (const name of ["axis", "sample", "channel", "scale", "interpolation"]) it.on(name, layout);
+  it.on("decode", show), it.on("_exact", show), it.on("_lut", recolour), buildStage();
+  fitted(it, el, { recolour, layout: (width) => { wide = width, layout(); } });
+  it.until(...[show, settle, probe, announce].map((timer) => timer.stop));
+  return it.end;
 }
 
 export default { render };

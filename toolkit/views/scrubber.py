@@ -1,20 +1,17 @@
 """The scrubber: a run in the notebook, with one thumb on its schedule."""
 
-import base64
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-import anywidget
 import numpy as np
 import traitlets as t
 import xarray as xr
 
-from ..errors import bad, unknown
+from ..errors import unknown
 from .payload import Payload, build, check
 from .sheet import contact_sheet
+from .widget import RungView, source
 
-FOLDER = Path(__file__).parent
 AXES = ("step", "log_sigma", "sigma")
 SCALES = ("rung", "fixed")
 DECODE = ("denoised", "latent")
@@ -24,14 +21,8 @@ TK_MAP = "tk"  # our own diverging map, whose middle is the paper; any other nam
 
 @cache
 def module() -> str:
-    """One ES module without imports: the drawing functions, then the view."""
-    return "\n".join((FOLDER / name).read_text("utf-8") for name in ("draw.js", "scrub.js"))
-
-
-@cache
-def style() -> str:
-    """The style sheet, which touches nothing outside ``.tk``."""
-    return (FOLDER / "style.css").read_text("utf-8")
+    """The scrubber's ES module."""
+    return source("rungs.js", "scrub.js")
 
 
 def defaults(payload: Payload) -> dict[str, Any]:
@@ -39,7 +30,7 @@ def defaults(payload: Payload) -> dict[str, Any]:
     first = payload.meta["rungs"][0]
     return {
         "rung": first,
-        "sigma": 0.0,
+        "sigma": float(payload.meta["sigma"][0]),
         "sample": 0,
         "channel": None,
         "axis": AXES[0],
@@ -47,11 +38,10 @@ def defaults(payload: Payload) -> dict[str, Any]:
         "decode": DECODE[0],
         "interpolation": INTERPOLATION[0],
         "pixel": [],
-        "_run": payload.meta,
     }
 
 
-class Scrubber(anywidget.AnyWidget):
+class Scrubber(RungView):
     """A run to look through; made by ``tk.view``.
 
     Attributes
@@ -86,11 +76,7 @@ class Scrubber(anywidget.AnyWidget):
     """
 
     _esm = module()
-    _css = style()
 
-    rung = t.Int(0).tag(sync=True)
-    sigma = t.Float(0.0).tag(sync=True)
-    sample = t.Int(0).tag(sync=True)
     channel = t.Int(None, allow_none=True).tag(sync=True)
     axis = t.Enum(AXES, AXES[0]).tag(sync=True)
     scale = t.Enum(SCALES, SCALES[0]).tag(sync=True)
@@ -99,73 +85,21 @@ class Scrubber(anywidget.AnyWidget):
     colormap = t.Unicode(TK_MAP)
     pixel = t.List().tag(sync=True)
 
-    _run = t.Dict().tag(sync=True)
-    _latent = t.Bytes().tag(sync=True)
-    _denoised = t.Bytes().tag(sync=True)
-    _floats = t.Bytes().tag(sync=True)
     _pictures = t.Bytes().tag(sync=True)
     _lut = t.Bytes().tag(sync=True)
     _exact = t.Dict().tag(sync=True)
 
     def __init__(self, dataset: xr.Dataset, model: Any = None):
         payload = build(dataset, model)
-        self._dataset, self._payload, self._picture = check(dataset, model), payload, None
-        self._levels = np.array([float(v) for v in payload.meta["sigma"]])  # of the rungs in the payload
-        blobs = {f"_{name}": getattr(payload, name) for name in ("latent", "denoised", "floats", "pictures")}
-        super().__init__(**defaults(payload) | blobs | {"sigma": self._levels[0]})
+        self._payload, self._picture = payload, b""
+        super().__init__(check(dataset, model), payload, **defaults(payload))
 
-    def __repr__(self) -> str:
-        def some(number: int, noun: str) -> str:
-            return f"{number} {noun}{'' if number == 1 else 's'}"
+    def _bytes(self, payload: Payload) -> dict[str, bytes]:
+        return {**super()._bytes(payload), "_pictures": payload.pictures}
 
-        _, samples, channels, _, _ = self._run["shape"]
-        kind = self._dataset.attrs.get("kind", "run")
-        rungs = some(self._run["steps"], "rung")
-        return f"Scrubber({kind}, {rungs}, {some(samples, 'sample')}, {some(channels, 'channel')})"
-
-    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict, dict]:
-        data, metadata = super()._repr_mimebundle_(**kwargs)
-        if self._picture is None:  # an untrusted notebook shows this instead of the widget
-            self._picture = base64.b64encode(
-                contact_sheet(self._dataset, images=self._payload.images)
-            ).decode()
-        return data | {"image/png": self._picture, "text/plain": repr(self)}, metadata
-
-    @t.validate("rung")
-    def _nearest_rung(self, proposal: Any) -> int:
-        steps, given = self._run["steps"], proposal["value"]
-        if not -steps <= given < steps:
-            raise bad(
-                "rung", given, f"there are {steps} rungs, from 0", f"view.rung = {steps - 1}", t.TraitError
-            )
-        return self._rungs(np.abs(np.array(self._run["rungs"]) - given % steps).argmin())
-
-    @t.validate("sigma")
-    def _nearest_sigma(self, proposal: Any) -> float:
-        if not np.isfinite(proposal["value"]):
-            raise bad("sigma", proposal["value"], "a finite level", "view.sigma = 1.0", t.TraitError)
-        return float(self._levels[np.nanargmin(np.abs(self._levels - proposal["value"]))])
-
-    @t.validate("sample", "channel")
-    def _in_range(self, proposal: Any) -> int | None:
-        name, given = proposal["trait"].name, proposal["value"]
-        size = self._run["shape"][1 if name == "sample" else 2]
-        if given is not None and not 0 <= given < size:
-            raise bad(name, given, f"there are {size}, from 0", f"view.{name} = {size - 1}", t.TraitError)
-        return given
-
-    def _rungs(self, position: int) -> int:
-        return int(self._run["rungs"][position])
-
-    @t.observe("rung")
-    def _follow_rung(self, change: Any) -> None:
-        self.sigma = float(self._levels[self._run["rungs"].index(change["new"])])
-
-    @t.observe("sigma")
-    def _follow_sigma(self, change: Any) -> None:
-        here = self._levels[self._run["rungs"].index(self.rung)]
-        if here != change["new"]:  # grids repeat levels: stay where one is, if that is such a level
-            self.rung = self._rungs(int(np.abs(self._levels - change["new"]).argmin()))
+    def _still(self) -> bytes:
+        self._picture = self._picture or contact_sheet(self._dataset, images=self._payload.images)
+        return self._picture
 
     @t.observe("pixel")
     def _read_exactly(self, change: Any) -> None:
