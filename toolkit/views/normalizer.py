@@ -3,7 +3,6 @@
 from functools import cache
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import traitlets as t
