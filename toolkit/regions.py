@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import ndimage
 
 from . import inputs
 from .errors import bad, unknown
+from .fitting import shaped
 
 BASE = "base"  # the name of what the masks leave
 METHODS = ("linear", "slerp")  # how the noise of a region's own seed is mixed in
@@ -265,13 +265,6 @@ def _span(given: Any) -> tuple[float, float]:
     return float(pair[0]), float(pair[1])
 
 
-def disc(radius: float) -> np.ndarray:
-    """The pixels within a radius, as a symmetric square of booleans."""
-    reach = math.floor(radius)
-    y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
-    return y * y + x * x <= radius * radius
-
-
 def fitted(region: Region, shape: Sequence[int], samples: int) -> torch.Tensor:
     """The mask of a region on the latents, (samples, 1, y, x): resampled, grown, feathered.
 
@@ -281,17 +274,11 @@ def fitted(region: Region, shape: Sequence[int], samples: int) -> torch.Tensor:
     whose = f'of "{region.name}", ' if region.name else ""
     m = inputs.mask(region.mask, shape if own else (1, *shape[1:]), "cpu", LINE, whose)
     planes = m[:, 0].numpy()
-    if region.grow:
-        change = ndimage.grey_dilation if region.grow > 0 else ndimage.grey_erosion
-        footprint = disc(abs(region.grow))
-        # beyond the border it is as at the border: a mask that reaches it does not shrink from it
-        planes = np.stack([change(p, footprint=footprint, mode="nearest") for p in planes])
-    if region.feather:
-        planes = np.stack([ndimage.gaussian_filter(p, region.feather, mode="nearest") for p in planes])
+    planes = shaped(planes, region.grow, region.feather)
     if not planes.any():
         name, value = ("grow", region.grow) if region.grow < 0 else ("mask", "0 on the latent")
         raise bad(name, value, "nothing of the mask is left", "tk.Region(mask, grow=0)")
-    planes = torch.from_numpy(np.clip(planes, 0.0, 1.0))[:, None]
+    planes = torch.from_numpy(planes)[:, None]
     return planes.expand(samples, -1, -1, -1).contiguous()
 
 
