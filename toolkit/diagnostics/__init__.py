@@ -5,6 +5,7 @@ from .correlation import cosine_matrix, image_correlation, rung_correlation
 from .geometry import principal_components, trajectory
 from .noise import normality, residual_noise
 from .overview import report
+from .pairs import difference
 from .plots import (
     plot_comparison,
     plot_cosine,
@@ -24,6 +25,7 @@ __all__ = [
     "autocorrelation",
     "comparison",
     "cosine_matrix",
+    "difference",
     "image_correlation",
     "moments",
     "normality",
