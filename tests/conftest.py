@@ -1,5 +1,6 @@
 """What several tests need: the reference mixture on both paths, and its images."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,13 @@ import toolkit as tk
 
 DATA = Path(__file__).parent / "data"
 PATHS = {"VE": tk.VE, "FLOW": tk.FLOW}
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """One line for each reason to skip; pytest's own list has one for each place."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    for reason, count in Counter(report.longrepr[2] for report in skipped).items():
+        terminalreporter.write_line(f"{count} skipped: {reason.removeprefix('Skipped: ')}")
 
 
 def relative(got: torch.Tensor, want: torch.Tensor) -> float:

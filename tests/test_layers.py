@@ -43,6 +43,7 @@ WITHOUT_TORCH = [
     "dataset",
     "diagnostics",
     "errors",
+    "fitting",
     "gits",
     "grids",
     "levels",

@@ -16,7 +16,7 @@ import traitlets
 from PIL import Image
 
 import toolkit as tk
-from toolkit.views.explorer import SLIDERS
+from toolkit.views.explorer import SLIDERS, module
 
 VIEWS = Path(tk.__file__).parent / "views"
 ALL_LEVELS = [
@@ -211,15 +211,31 @@ def test_the_page_is_closed_by_its_policy_and_holds_the_table(tmp_path):
     assert not re.search(r"\bstyle=|\bon\w+=|\bsrc=|\bhref=", page.replace(script, "").replace(css, ""))
     assert not re.search(r"^\s*import\b|\bfetch\(|XMLHttpRequest|WebSocket", script, re.M)
     packed = re.search('<script type="text/plain" id="payload">(.*?)</script>', page, re.S)[1]
-    assert gzip.decompress(base64.b64decode(packed)) == view._table
+    assert gzip.decompress(base64.b64decode(packed)) == view._table + view._look
     with pytest.raises(FileNotFoundError, match="mkdir"):
         view.to_html(tmp_path / "no" / "a.html")
 
 
+def test_an_image_is_its_middle_square():
+    wide = np.zeros((30, 90, 3))
+    wide[:, 30:60] = [1.0, 0.5, 0.0]
+    for image in (wide, np.rint(wide * 255).astype(np.uint8), Image.fromarray(np.uint8(wide * 255 + 0.5))):
+        got = np.frombuffer(tk.views.schedules(image=image)._look[: 47 * 47 * 3], np.uint8)
+        np.testing.assert_array_equal(got.reshape(47, 47, 3)[8:-8, 8:-8], [[[255, 128, 0]] * 31] * 31)
+    look = tk.views.schedules()._look
+    noise = np.frombuffer(look[len(look) // 2 :], np.int8) / 32
+    assert abs(noise.mean()) < 0.02 and noise.std() == pytest.approx(1, abs=0.02)
+    for wrong in (wide[0], wide * 2, wide * np.nan, np.zeros((4, 4, 4))):
+        with pytest.raises(ValueError, match="image"):
+            tk.views.schedules(image=wrong)
+    with pytest.raises(TypeError, match="image"):
+        tk.views.schedules(image="flower.png")
+
+
 def test_sizes_and_imports():
     lines = {path.name: len(path.read_text("utf-8").splitlines()) for path in VIEWS.glob("*.js")}
-    assert lines["explore.js"] <= 250 and lines["formulas.js"] <= 250
-    assert "export default" not in (VIEWS / "formulas.js").read_text("utf-8")
+    assert max(lines[name] for name in ("explore.js", "formulas.js", "shelf.js")) <= 250
+    assert "export default" not in module().split("function render(")[0]
     code = (
         "import sys, toolkit as tk; tk.views.schedules()._repr_mimebundle_();"
         "print(sorted({'torch', 'matplotlib.pyplot', 'diffusers', 'scipy.stats'} & set(sys.modules)))"

@@ -7,16 +7,17 @@ True
 """
 
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import xarray as xr
 
-from . import dataset, diagnostics
+from . import dataset, decoding, diagnostics
 
 
 @xr.register_dataset_accessor("ladder")
 class Ladder:
-    """Thin door to `tk.at`, `tk.normalized`, `tk.diagnostics.moments`, `tk.view` and `tk.to_html`.
+    """Thin door to the functions of a run: `tk.at`, `tk.normalized`, `tk.diagnostics.moments`, `tk.views`.
 
     Nothing is checked here: xarray turns errors of an accessor's constructor into a RuntimeError, with
     which even ``hasattr(ds, "ladder")`` fails. Each function checks what it is given.
@@ -37,14 +38,46 @@ class Ladder:
         """Mean, std, skewness and kurtosis of every rung; see `tk.diagnostics.moments`."""
         return diagnostics.moments(self._ds)
 
+    def decode(self, model: Any, of: str = "latent") -> xr.DataArray:
+        """Images of every rung, `image` (step, sample, y, x, rgb); see `toolkit.decoding.decode`."""
+        return decoding.decode(self._ds, model, of)
+
     def view(self, model: Any = None) -> Any:
         """A widget to look at the run; see `tk.view`."""
-        from . import views  # widgets take a while to import, and reading numbers needs none
+        return _views().view(self._ds, model=model)
 
-        return views.view(self._ds, model=model)
+    scrub = view
 
-    def to_html(self, path: str | PathLike[str], model: Any = None) -> Any:
+    def normalize(self, mode: str = "channel") -> Any:
+        """A widget that compares the run with itself normalised; see `tk.views.normalize`."""
+        return _views().normalize(self._ds, mode=mode)
+
+    def schedules(self, model: Any = None) -> Any:
+        """A widget of schedules of as many steps as the run has; see `tk.views.schedules`."""
+        return _views().schedules(model, steps=max(1, self._ds.sizes.get("step", 21) - 1))
+
+    def regions(self, **options: Any) -> Any:
+        """A widget of the regions of the run; see `tk.views.regions`."""
+        return _views().regions(self._ds, **options)
+
+    def compare(self, *others: xr.Dataset, **options: Any) -> Any:
+        """A widget that compares the run with others at equal noise; see `tk.views.compare`."""
+        return _views().compare(self._ds, *others, **options)
+
+    def to_html(self, path: str | PathLike[str], model: Any = None) -> Path:
         """The widget as a file that opens without a kernel; see `tk.to_html`."""
-        from . import views
+        return _views().to_html(self._ds, path, model=model)
 
-        return views.to_html(self._ds, path, model=model)
+    def save(self, path: str | PathLike[str], model: Any = None, **options: Any) -> Path:
+        """The run as a film (``.gif``, ``.mp4``), a picture of its first rung (``.png``), or a page.
+
+        See `View.save` for the options.
+        """
+        return _views().view(self._ds, model=model).save(path, **options)
+
+
+def _views() -> Any:
+    """Widgets take a while to import, and reading numbers needs none."""
+    from . import views
+
+    return views

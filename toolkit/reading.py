@@ -141,8 +141,10 @@ def open(path: str | PathLike[str]) -> xr.Dataset:
     order = [*COORDINATES, *VARIABLES]  # a store lists its arrays by chance; people read them by meaning
     names = sorted(ds.variables, key=lambda n: order.index(n) if n in order else len(order))
     attrs = {name: value for name, value in ds.attrs.items() if name != "request"}
-    return xr.Dataset({n: ds[n].variable for n in names if n in ds.data_vars},
-                      {n: ds[n].variable for n in names if n in ds.coords}, attrs)  # fmt: skip
+    run = xr.Dataset({n: ds[n].variable for n in names if n in ds.data_vars},
+                     {n: ds[n].variable for n in names if n in ds.coords}, attrs)  # fmt: skip
+    run.encoding["source"] = str(place.absolute())  # as xarray notes it; a view reads an unfinished one again
+    return run
 
 
 def to_netcdf(ds: xr.Dataset, path: str | PathLike[str]) -> FilePath:

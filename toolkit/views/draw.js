@@ -106,6 +106,17 @@ function paint(canvas, codes, table) {
   context.putImageData(image, 0, 0);
 }
 
+/** Numbers onto a canvas of their size, symmetric about 0. What is not finite stays clear. */
+function paintValues(canvas, values, limit, colours) {
+  const context = canvas.getContext("2d"), image = context.createImageData(canvas.width, canvas.height);
+  const words = new Uint32Array(image.data.buffer), gain = 127.5 / limit;
+  for (let i = 0; i < words.length; i++) {
+    const v = values[i], n = Math.floor(v * gain + 128); // rounded
+    if (v - v === 0) words[i] = colours[n < 0 ? 0 : n > 255 ? 255 : n];
+  }
+  context.putImageData(image, 0, 0);
+}
+
 // ---- numbers
 
 const format = {
@@ -127,6 +138,12 @@ const format = {
   tick: (v) => {
     const plain = v === 0 || (Math.abs(v) >= 1e-4 && Math.abs(v) < 1e5);
     return format.minus(plain ? String(+v.toPrecision(6)) : v.toExponential(0));
+  },
+  /** A size of an error, which rounding alone makes below 1e-15. */
+  error: (v) => {
+    if (!Number.isFinite(v)) return "NaN";
+    if (v < 1e-15) return `< 1e${MINUS}15`;
+    return format.minus(v >= 1e-3 ? String(+v.toPrecision(3)) : v.toExponential(1));
   },
   /** A decoded code with the digits that its step carries, three at most. */
   coded: (v, step) => format.signed(v, Number.isNaN(v) ? 0 : clamp(Math.ceil(-Math.log10(step || 1e-3)), 0, 3)),
@@ -244,9 +261,11 @@ function cursor(svg, plots, first, bottom) {
 /**
  * Builds the rail in `host`. Options: width, left, right; u (position of each rung, 0..1), range [a, b] of u shown;
  * ticks [[u, text]], minor [u] and axisName; plots [{title, unit, top, bottom, scale, level, lines}], of which
- * the first carries the thumb, with lines [{values, cat, name}]; focused (name of a line); faults (rungs);
- * end (u where a stopped run ends); say(k), the words in the pill. Returns {at(clientX), move(k)}; `move` answers
- * whether that rung lies in the range shown.
+ * the first carries the thumb, with lines [{values, cat, name, end}], `end` being the value that the name stands at,
+ * where the last is none; letters of a name (4); focused (name of a line); faults (rungs);
+ * end (u where a stopped run ends); plan [[u, level]] of rungs to come; newest (rung) of a run
+ * that goes on; say(k), the words in the pill. A plot with draw(svg, plot, px, right) draws itself. Returns
+ * {at(clientX), move(k)}; `move` answers whether that rung lies in the range shown.
  */
 function rail(host, o) {
   const { left, right, u, range: [a, b], plots } = o, inner = o.width - left - right, end = o.width - right;
@@ -269,6 +288,7 @@ function rail(host, o) {
     shape(name, "tspan", {}, plot.title);
     name.append(` ${plot.unit}`);
     titles.push(name);
+    if (plot.draw) { plot.draw(svg, plot, px, end); continue; }
     axis(svg, plot, left, end, plot.wish ?? 2);
     if (plot.level) past = clip(plot.top, plot.bottom, left, 0);
     const box = clip(plot.top - 12, plot.bottom + 12, left - 8, inner + 16);
@@ -276,7 +296,13 @@ function rail(host, o) {
     else railLines(svg, box, plot, o, xs, lastShown);
   }
   railTicks(svg, o, px, bottom, end);
-  const { hair, dots, thumb, pill, text } = cursor(svg, plots.filter((p) => !p.level), plots[0], bottom);
+  const { hair, dots, thumb, pill, text } = cursor(svg, plots.filter((p) => !p.level && !p.draw), plots[0], bottom);
+  if (order.includes(o.newest)) {
+    const place = { cx: xs[o.newest], cy: plots[0].y(plots[0].lines[0].values[o.newest]) };
+    thumb.before(shape(svg, "circle", { class: "tk-halo", r: 13, ...place }));
+  }
+  const moved = [hair, thumb, pill, text, ...dots.map((dot) => dot.node)];
+  if (!u.length) for (const node of moved) node.classList.add("tk-gone");
   svg.append(...titles); // over the hairline, with a halo of paper
   const labels = [...svg.querySelectorAll(".tk-tick-text")];
   return {
@@ -289,7 +315,7 @@ function rail(host, o) {
       for (const node of [hair, thumb, pill, text]) node.classList.toggle("tk-gone", off);
       hair.setAttribute("x1", x), hair.setAttribute("x2", x), hair.setAttribute("y1", y);
       thumb.setAttribute("cx", x), thumb.setAttribute("cy", y);
-      past.parentNode.setAttribute("width", clamp(x - left, 0, inner));
+      past?.parentNode.setAttribute("width", clamp(x - left, 0, inner));
       for (const dot of dots) {
         const value = dot.plot.y(dot.line.values[k]), gone = off || !Number.isFinite(value);
         dot.node.classList.toggle("tk-gone", gone);
@@ -319,6 +345,8 @@ function railSchedule(past, box, plot, o, xs, px) {
     shape(box, "rect", { class: "tk-unrecorded", x, width, y: plot.top - 4, height: plot.bottom - plot.top + 4 });
     shape(box, "line", { class: "tk-stopped", x1: x, x2: x, y1: plot.top - 4, y2: plot.bottom });
   }
+  const come = [...points.slice(-1), ...(o.plan ?? []).map(([u, v]) => [px(u), plot.y(v)])];
+  if (o.plan?.length) shape(box, "path", { class: "tk-schedule tk-planned", d: curve(come) });
   values.forEach((v, k) => { // level 0 is not on the log axis: joined by dots
     const joins = k && (v === 0) !== (values[k - 1] === 0);
     if (joins) shape(box, "path", { class: "tk-schedule tk-joined", d: curve([points[k - 1], points[k]]) });
@@ -336,17 +364,18 @@ function railLines(svg, box, plot, o, xs, last) {
   for (const line of plot.lines) {
     const focused = o.focused === line.name ? " tk-focused" : "";
     const d = curve(line.values.map((v, k) => [xs[k], plot.y(v)]));
-    shape(box, "path", { class: `tk-line tk-cat${line.cat}${focused}`, d });
+    shape(box, "path", { class: `tk-line tk-cat${line.cat}${focused} ${line.kind ?? ""}`, d });
   }
-  const named = plot.lines.filter((l) => (l.cat !== "x" || l.name === o.focused) && Number.isFinite(l.values[last]));
-  const ends = named.map((l) => plot.y(l.values[last])), same = Math.max(...ends) - Math.min(...ends) < 4;
+  const end = (l) => l.end ?? l.values[last];
+  const named = plot.lines.filter((l) => (l.cat !== "x" || l.name === o.focused) && Number.isFinite(end(l)));
+  const ends = named.map((l) => plot.y(end(l))), same = Math.max(...ends) - Math.min(...ends) < 4;
   const x = xs[last] + 8;
   if (named.length > 1 && same) {
     shape(svg, "text", { x, y: ends[0] + 3.5 }, "all");
   } else {
     spread(ends, 11.5, plot.top - 6, plot.bottom + 6).forEach((y, i) => {
       const { cat, name } = named[i], focused = cat === "x" ? " tk-focused" : "";
-      shape(svg, "text", { class: `tk-named tk-cat${cat}${focused}`, x, y: y + 3.5 }, name.slice(0, 4));
+      shape(svg, "text", { class: `tk-named tk-cat${cat}${focused}`, x, y: y + 3.5 }, name.slice(0, o.letters ?? 4));
     });
   }
 }
@@ -367,6 +396,24 @@ function railTicks(svg, o, px, bottom, end) {
     shape(svg, "text", { class: "tk-tick-text", x, y: bottom + 14, "text-anchor": "middle" }, text);
   }
   shape(svg, "text", { class: "tk-tick-text", x: o.left - 19, y: bottom + 14, "text-anchor": "middle" }, o.axisName);
+}
+
+/**
+ * Rows of ticks between px(0) and `right`, rows [{name, cat, y: [top, bottom], xs, faults: [x]}], and thin links from
+ * the first row to the second, [[x above, x below]].
+ */
+function tickRows(svg, px, right, rows, links) {
+  const [[top], [foot]] = [rows[0].y, rows[1].y], low = rows[1].y[1];
+  shape(svg, "rect", { class: "tk-area", x: px(0), y: top - 6, width: right - px(0), height: low - top + 12, rx: 3 });
+  const joined = links.map(([x0, x1]) => `M${x0.toFixed(1)} ${rows[0].y[1] + 2}L${x1.toFixed(1)} ${foot - 2}`);
+  shape(svg, "path", { class: "tk-link", d: joined.join("") });
+  for (const { name, cat, y, xs, faults } of rows) {
+    const group = shape(svg, "g", { class: `tk-cat${cat}` }), middle = (y[0] + y[1]) / 2;
+    shape(group, "text", { class: "tk-named tk-letter", x: px(0) - 12, y: middle + 4, "text-anchor": "end" }, name);
+    const d = xs.map((x) => `M${x.toFixed(1)} ${y[0]}V${y[1]}`).join("");
+    shape(group, "path", { class: `tk-rungs${xs.length > 80 ? " tk-many" : ""}`, d });
+    for (const x of faults) shape(svg, "path", { class: "tk-fault", d: `M${x - 4} ${middle - 4}l8 8m0 -8l-8 8` });
+  }
 }
 
 // ---- tiles, colour bar
@@ -407,6 +454,7 @@ function gallery(bytes, keep = 64) {
   return (canvas, entries) => {
     const [first] = entries;
     wanted.set(canvas, first);
+    if (!first) return; // something else is drawn there
     decoded(first).then((bitmap) => {
       if (wanted.get(canvas) !== first) return;
       canvas.width = bitmap.width, canvas.height = bitmap.height;
@@ -582,7 +630,9 @@ function pixelAt(event, node, rows, columns) {
 /** Keys of a view: map {"ArrowLeft": fn, "Shift+ArrowLeft": fn, "digit": fn(n), "l": fn}. Others pass on. */
 function keys(el, map) {
   el.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("select, input, textarea")) return;
+    const typed = "[]".includes(event.key) && (event.altKey || event.getModifierState("AltGraph")); // many keyboards
+    if (!typed && (event.ctrlKey || event.metaKey || event.altKey)) return;
+    if (event.target.matches("select, input, textarea")) return;
     if (event.key === " " && event.target.matches("button")) return; // the button's own key
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
     const digit = map.digit && /^\d$/.test(key), fn = (event.shiftKey && map[`Shift+${key}`]) || map[key];
@@ -599,6 +649,27 @@ function hints(list) {
 
 /** A DataView (of a kernel) or a typed array (of a page), as bytes. */
 const asBytes = (view) => new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
+
+/**
+ * Adds `weight` times what codes stand for to `out`; `rest`, from `from` on, is a second byte of each, if there is one.
+ * Answers what a value may be off by.
+ */
+function addCodes(out, codes, [lo, hi], top, weight, rest, from) {
+  const step = (weight * (hi - lo)) / top, fine = rest.length > 0, part = step / 254, base = weight * lo - step / 2;
+  for (let i = 0; i < out.length; i++) {
+    const code = codes[i];
+    out[i] += code > top ? NaN : base + code * step + (fine ? rest[from + i] * part : step / 2);
+  }
+  return step / (fine ? 508 : 2);
+}
+
+/** Numbers by name, of bytes that hold float32 and an index [[name, size]] of them. */
+function tablesOf(bytes, index) {
+  const floats = new Float32Array(bytes.slice().buffer), table = {};
+  let start = 0;
+  for (const [name, size] of index) table[name] = floats.subarray(start, (start += size));
+  return table;
+}
 
 /** Bytes of a payload as typed arrays, with the numbers of any (rung, sample, channel) within reach. */
 function unpack(meta, blob) {
@@ -644,7 +715,7 @@ function density(codes, top, lo, hi, [gain, offset], edges) {
   return edges.slice(1).map((edge, i) => (share[i + 1] - share[i]) / (edge - edges[i]));
 }
 
-/** A distribution over `edges`: `on` filled, `off` outlined, N(0, 1) dashed. set({off, on, most, text, warn, label}). */
+/** Distribution over `edges`: `on` filled, `off` outlined, N(0, 1) dashed: set({off, on, most, text, warn, label}). */
 function histogram({ width, edges, name, cat }) {
   const node = make("div", { class: `tk-plot tk-cat${cat}`, role: "img" }), top = 22, bottom = 114;
   const svg = shape(node, "svg", { width, height: bottom + 22, "aria-hidden": "true" });
@@ -697,14 +768,15 @@ function dumbbells({ width, names, cats, columns }) {
   });
   return { node: svg.parentNode, set: (values) => rows.forEach((row, i) => row.forEach((cell, j) => {
     const pair = values[i][j], [off, on] = pair.map(spans[j].x), known = pair.map(Number.isFinite);
-    cell.bar.setAttribute("x1", known[0] && known[1] ? off : 0), cell.bar.setAttribute("x2", known[0] && known[1] ? on : 0);
+    const both = known[0] && known[1];
+    cell.bar.setAttribute("x1", both ? off : 0), cell.bar.setAttribute("x2", both ? on : 0);
     cell.off.setAttribute("cx", known[0] ? off : 0), cell.on.setAttribute("cx", known[1] ? on : 0);
     cell.off.classList.toggle("tk-gone", !known[0]), cell.on.classList.toggle("tk-gone", !known[1]);
     put(cell.text, pair.map(columns[j].say).join(" \u2192 "));
   })) };
 }
 
-/** A divider over `host` with a grip: dragged, or moved by keys, it calls act(share of the width); move(share) places it. */
+/** A divider over `host` with a grip: dragged, or moved by keys, it calls act(share of width); move(share) puts it. */
 function splitter(host, label, act) {
   const grip = make("button", { type: "button", role: "slider", class: "tk-grip", "aria-label": label,
     "aria-valuemin": 0, "aria-valuemax": 100 });
@@ -779,21 +851,25 @@ function below(v) {
   return [5, 2, 1].find((m) => m * power <= v * 1.000001) * power || power;
 }
 
-/** The mark of a category as a path at (x, y), of radius about r: its shape tells it apart without colour. */
-function mark(cat, x, y, r) {
-  const at = (dx, dy) => `${(x + dx * r).toFixed(2)} ${(y + dy * r).toFixed(2)}`;
-  const through = (...points) => `M${points.map(([dx, dy]) => at(dx, dy)).join("L")}Z`;
-  if (cat === 1) return through([-0.9, -0.9], [0.9, -0.9], [0.9, 0.9], [-0.9, 0.9]);
-  if (cat === 2) return through([0, -1.2], [1.15, 0.9], [-1.15, 0.9]);
-  if (cat === 3) return through([0, -1.35], [1.35, 0], [0, 1.35], [-1.35, 0]);
-  if (cat === 4) return through([0, 1.2], [1.15, -0.9], [-1.15, -0.9]);
-  if (cat === 5) return through([-1.5, -0.6], [1.5, -0.6], [1.5, 0.6], [-1.5, 0.6]);
-  return `M${at(-1, 0)}a${r} ${r} 0 1 0 ${2 * r} 0a${r} ${r} 0 1 0 ${-2 * r} 0Z`;
+/** The mark of a category of radius about r, a path from its middle: its shape tells it apart without colour. */
+function markShape(cat, r) {
+  const by = (dx, dy) => `${+(dx * r).toFixed(2)} ${+(dy * r).toFixed(2)}`;
+  const through = (first, ...turns) => `m${by(...first)}${turns.map((turn) => `l${by(...turn)}`).join("")}z`;
+  if (cat === 1) return through([-0.9, -0.9], [1.8, 0], [0, 1.8], [-1.8, 0]);
+  if (cat === 2) return through([0, -1.2], [1.15, 2.1], [-2.3, 0]);
+  if (cat === 3) return through([0, -1.35], [1.35, 1.35], [-1.35, 1.35], [-1.35, -1.35]);
+  if (cat === 4) return through([0, 1.2], [1.15, -2.1], [-2.3, 0]);
+  if (cat === 5) return through([-1.5, -0.6], [3, 0], [0, 1.2], [-3, 0]);
+  return `m${by(-1, 0)}a${r} ${r} 0 1 0 ${by(2, 0)}a${r} ${r} 0 1 0 ${by(-2, 0)}z`;
 }
+
+/** That mark at (x, y). */
+const mark = (cat, x, y, r) => `M${x.toFixed(2)} ${y.toFixed(2)}${markShape(cat, r)}`;
 
 /**
  * A native slider with its name and its value: spec {name, label, low, high, hop, value}, of which `value` is the
- * default, and hop 0 means even in the logarithm. `change(v)` hears every move; a double click gives the default.
+ * default, and hop 0 means even in the logarithm; `say(v)` writes it, where it has a unit. `change(v)` hears every
+ * move; a double click gives the default.
  */
 function dial(spec, change) {
   const { low, high, hop, value } = spec, count = hop ? Math.round((high - low) / hop) : 240;
@@ -805,7 +881,7 @@ function dial(spec, change) {
     "data-lm-suppress-shortcuts": "true", input: () => change(at(+input.value)), dblclick: () => change(value) });
   const figure = make("output"), label = make("span", { text: spec.label });
   const set = (v) => {
-    const p = clamp(Math.round(place(v)), 0, count), text = String(hop ? v : +v.toPrecision(4));
+    const p = clamp(Math.round(place(v)), 0, count), text = spec.say?.(v) ?? String(hop ? v : +v.toPrecision(4));
     if (+input.value !== p) input.value = p;
     input.style.setProperty("--tk-part", String(p / count)), input.setAttribute("aria-valuetext", text);
     put(figure, format.minus(text));
@@ -830,16 +906,29 @@ function panel(svg, plot, end) {
     shape(svg, "text", { x: plot.px(k), y: bottom + 22, "text-anchor": "middle" }, format.count(k));
 }
 
-/** A line {values, name, cat, focused, marks} over a panel; level 0 is joined by dots where it has a slot. */
+/**
+ * A line {values, name, cat, focused, marks, kept} over a panel; level 0 is joined by dots where it has a slot. What
+ * was drawn is left in `kept`, by the panel: a line that did not move is not written again.
+ */
 function series(svg, plot, line) {
-  const points = line.values.map((v, k) => [plot.px(k), plot.y(v)]), zero = plot.level ? line.values.indexOf(0) : -1;
+  const key = [plot.px(0), plot.px(1), ...[0, 1, 3].map(plot.y), line.cat, line.focused].join(" ");
+  if (line.kept[plot.what]?.key !== key) line.kept[plot.what] = { key, ...strokes(plot, line) };
+  const { main, joined, marks } = line.kept[plot.what];
   const kind = `tk-cat${line.cat}${line.focused ? " tk-focused" : ""}`;
-  const path = shape(svg, "path", { class: `tk-line ${kind}`, d: curve(zero < 0 ? points : points.slice(0, zero)) });
-  path.dataset.curve = `${plot.what} ${line.name}`, path.dataset.values = line.values.join(" ");
-  if (zero > 0) shape(svg, "path", { class: `tk-line tk-joined ${kind}`, d: curve([points[zero - 1], points[zero]]) });
-  if (!line.marks || plot.px(1) - plot.px(0) < 5) return;
-  const seen = points.filter(([, y]) => Number.isFinite(y)), r = line.focused ? 3.4 : 2.3;
-  shape(svg, "path", { class: `tk-mark-path ${kind}`, d: seen.map(([x, y]) => mark(line.cat, x, y, r)).join("") });
+  const path = shape(svg, "path", { class: `tk-line ${kind}`, d: main });
+  path.dataset.curve = `${plot.what} ${line.name}`, path.values = line.values;
+  if (joined) shape(svg, "path", { class: `tk-line tk-joined ${kind}`, d: joined });
+  if (marks) shape(svg, "path", { class: `tk-mark-path ${kind}`, d: marks });
+}
+
+/** The paths of a line: through its points, from the last of them to level 0, and its marks where they have room. */
+function strokes(plot, { values, cat, focused, marks }) {
+  const points = values.map((v, k) => [plot.px(k), plot.y(v)]), zero = plot.level ? values.indexOf(0) : -1;
+  const main = curve(zero < 0 ? points : points.slice(0, zero)), r = focused ? 3.4 : 2.3;
+  const joined = zero > 0 ? curve([points[zero - 1], points[zero]]) : "";
+  if (!marks || plot.px(1) - plot.px(0) < (focused ? 5 : 8)) return { main, joined };
+  const seen = points.filter(([, y]) => Number.isFinite(y)), form = markShape(cat, r);
+  return { main, joined, marks: seen.map(([x, y]) => `M${x.toFixed(2)} ${y.toFixed(2)}${form}`).join("") };
 }
 
 /** The panel that a pointer is over, or the first. */

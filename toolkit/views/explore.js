@@ -55,7 +55,7 @@ function render({ model, el }) {
 
   // ---- the bands, once
   const button = (name, label, click, o) => make("button", { type: "button", class: name, click, ...o }, label);
-  const caption = (text, ...more) => make("div", { class: "tk-caption" }, make("b", { text }), ...more);
+  const heading = (text, ...more) => make("div", { class: "tk-caption" }, make("b", { text }), ...more);
   const axes = segment("axis", AXES, (axis) => change({ axis }));
   const live = make("div", { class: "tk-off", "aria-live": "polite" }), table = make("table");
   const words = make("span", { class: "tk-words" }), title = make("span", { class: "tk-title", text: "Schedules" });
@@ -68,18 +68,14 @@ function render({ model, el }) {
   const well = make("div", { class: "tk-well", mousedown: (e) => e.stopPropagation() }, code, note, copied);
   const shelf = make("div", { class: "tk-shelf" });
   const hint = make("div", { class: "tk-keys" }), value = make("div");
-  const rows = entries.map(({ name }, i) => {
-    const spoken = { role: "switch", "aria-label": `show ${name}` };
-    const eye = button("tk-eye", i < 10 ? String(i) : "", () => toggle(name), spoken);
-    const fact = make("span"), pick = button("tk-pickname", name, () => focusOn(name)), wrap = make("span", {}, eye);
-    const swatch = shape(eye, "svg", { width: 28, height: 12, "aria-hidden": "true" });
-    pick.append(fact);
-    return { name, eye, pick, fact, swatch, node: make("div", { class: "tk-item", role: "listitem" }, wrap, pick) };
-  });
-  shelf.append(caption("Schedules", count), list, caption("This curve in Python"), well);
+  const rows = entries.map(({ name }, i) => scheduleRow(name, i, toggle, focusOn));
+  const seen = looks(asBytes(get("_look")), L.path, go);
+  shelf.append(heading("Schedules", count, ...(entries.length > 9 ? [sieve(rows)] : [])), list);
+  shelf.append(heading("This curve in Python"), well);
   host.append(said), list.append(...rows.map((row) => row.node)), el.classList.add("tk", "tk-view", "tk-explorer");
   el.replaceChildren(make("div", { class: "tk-head" }, title, words, axes.node),
-    make("div", { class: "tk-body" }, host, shelf), make("div", { class: "tk-foot" }, hint, value),
+    make("div", { class: "tk-body" }, make("div", { class: "tk-left" }, host, seen.node), shelf),
+    make("div", { class: "tk-foot" }, hint, value),
     make("div", { class: "tk-off" }, table), live); // a table itself is never narrower than its words
 
   // ---- layout: after a change of size, or of what is open
@@ -169,7 +165,8 @@ function render({ model, el }) {
       panel(svg, plot, last());
       for (const name of names) {
         const focused = name === state.focused, marks = focused || plot.what === "sigma";
-        series(svg, plot, { name, values: curves[name][plot.what], cat: cat(name), focused, marks });
+        const { kept, [plot.what]: values } = curves[name];
+        series(svg, plot, { name, values, cat: cat(name), focused, marks, kept });
       }
       plot.hair = shape(svg, "line", { class: "tk-hair", y1: plot.top - 8, y2: plot.bottom + 5 });
       const dot = (name) => shape(svg, "circle", { class: `tk-value ${kind(name)}`, r: 3.4 });
@@ -195,6 +192,8 @@ function render({ model, el }) {
     const level = (name) => `\u03c3 ${format.sigma(here("sigma", name))}`;
     const row = (name) => ({ name, cat: cat(name), kind: kind(name), text: level(name) });
     readout(said, `step ${k} of ${last()}`, there.map(row), READ);
+    const looked = state.shown.filter((name) => curves[name]).sort((a) => (a === state.focused ? -1 : 0));
+    seen.set(looked.map((name) => ({ name, kind: kind(name), sigma: curves[name].sigma })), width, k);
     host.setAttribute("aria-valuemax", last()), host.setAttribute("aria-valuenow", k);
     host.setAttribute("aria-valuetext", spoken()), drawValue(), settle(), announce();
   }

@@ -1,7 +1,5 @@
 """The schedule explorer: schedules over each other, with sliders for what their formulas leave open."""
 
-import base64
-import gzip
 from collections.abc import Iterable, Mapping
 from functools import cache
 from os import PathLike
@@ -17,7 +15,8 @@ from ..errors import bad, unknown
 from ..levels import Levels
 from ..schedules import SCHEDULES, schedule, sigmas
 from ..typefaces import heavy
-from .page import place, write
+from .looks import look
+from .page import packed, place, write
 from .paper import Sheet, tokens
 from .widget import View, source
 from .words import sigma
@@ -60,7 +59,7 @@ TABLES = {
 @cache
 def module() -> str:
     """The explorer's ES module."""
-    return source("formulas.js", "explore.js")
+    return source("formulas.js", "shelf.js", "explore.js")
 
 
 def _median(levels: Levels, shape: float) -> int:
@@ -183,9 +182,10 @@ class ScheduleExplorer(View):
 
     _levels = t.Dict().tag(sync=True)
     _table = t.Bytes().tag(sync=True)
+    _look = t.Bytes().tag(sync=True)
     _schedules = t.List().tag(sync=True)
 
-    def __init__(self, model_or_levels: Any, names: Iterable[str], steps: int):
+    def __init__(self, model_or_levels: Any, names: Iterable[str], steps: int, image: Any = None):
         self._source, levels = model_or_levels, getattr(model_or_levels, "levels", model_or_levels)
         self._own, names = levels, list(names)
         path = getattr(model_or_levels, "path", levels.path).name
@@ -198,6 +198,7 @@ class ScheduleExplorer(View):
                     continue
         state = {"focused": names[0], "shown": names, "steps": steps, "step": 0}
         payload = {"_levels": describe_levels(model_or_levels, levels, path), "_schedules": entries}
+        payload["_look"] = look(image)
         self._known = {entry["name"]: entry for entry in entries}
         super().__init__(**payload, _table=levels.table.astype("<f4").tobytes(), **state)
 
@@ -272,9 +273,8 @@ class ScheduleExplorer(View):
         path = place(path)
         names = ("focused", "shown", "options", "steps", "step", "axis", "_levels", "_schedules")
         state = {name: getattr(self, name) for name in names}
-        layout = {"sizes": [["_table", len(self._table)]], "differences": []}
-        packed = base64.b64encode(gzip.compress(self._table, 6, mtime=0)).decode()  # no clock in the file
-        return write(path, ["Schedules", *self._levels["words"]], state, packed, layout, module())
+        text, layout = packed({"_table": self._table, "_look": self._look}, {})
+        return write(path, ["Schedules", *self._levels["words"]], state, text, layout, module())
 
 
 def still(view: ScheduleExplorer) -> bytes:
@@ -311,6 +311,7 @@ def schedules(
     model_or_levels: Any = None,
     names: Iterable[str] = ("karras", "normal", "exponential", "beta"),
     steps: int = 20,
+    image: Any = None,
 ) -> ScheduleExplorer:
     """Compare schedules: their levels, log-SNR and step sizes, with sliders for what a formula leaves open.
 
@@ -322,6 +323,8 @@ def schedules(
         Those shown at first, of ``tk.SCHEDULES``; the first one has its sliders open.
     steps : int
         2 to 1000.
+    image : array (y, x, rgb) or PIL image, optional
+        What the levels are shown on, from 0 to 1 or in bytes; None: a drawn flower.
 
     Returns
     -------
@@ -332,8 +335,8 @@ def schedules(
     Raises
     ------
     ValueError, TypeError
-        For unknown names, schedules that these levels do not have, and steps out of range, before a widget
-        exists, with the line to type.
+        For unknown names, schedules that these levels do not have, steps out of range, and what is no image,
+        before a widget exists, with the line to type.
 
     Examples
     --------
@@ -353,4 +356,4 @@ def schedules(
             raise unknown("names", name, SCHEDULES, 'tk.views.schedules(names=["{}"])')
     if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or not FEWEST <= steps <= MOST:
         raise bad("steps", steps, f"a whole number from {FEWEST} to {MOST}", line)
-    return ScheduleExplorer(source, names, int(steps))
+    return ScheduleExplorer(source, names, int(steps), image)

@@ -160,7 +160,7 @@ function curveOf(levels, entry, n, { sigma_min: min = levels.min, sigma_max: max
   if (!fine || sigma.length < 2) return null;
   const snr = sigma.map((v) => logSnr(v, levels.path));
   const size = sigma.slice(1).map((v, i) => (v === sigma[i] ? 0 : snr[i + 1] - snr[i]));
-  return { sigma, snr, size };
+  return { sigma, snr, size, kept: {} };
 }
 
 /** The line of Python that makes a curve; `given` holds the options that are not at their defaults. */

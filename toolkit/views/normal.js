@@ -17,7 +17,9 @@ function render({ model, el }) {
   let colours, page = -1, shown = [], thumbs, gaps, plots = [], bells, track = null, wide = 0;
   const show = frame(draw), settle = rest(describe, 180), announce = rest(() => put(live, here.spoken()), 1000);
   const save = throttle(() => model.save_changes(), 50), slide = (v) => (model.set("divider", v), save());
-  const here = voyage(it, run, { show, track: () => track });
+  const slider = railOf(last), part = lens(slider, 34, 16, () => 4 / run.R, () => layout());
+  const exact = exactly(it, run, () => state.pin ?? state.hover, () => here.k);
+  const here = voyage(it, run, { show, track: () => track, moved: exact.probe, zoom: part.zoom, whole: part.whole });
 
   /** Of one channel: off, on and gap as v * gain + offset, from exact shifts and scales; mean, std, w1 as [off, on]. */
   function compared(k, s, c) {
@@ -41,9 +43,8 @@ function render({ model, el }) {
   const sides = ["off", "on"].map((side) => make("span", { class: `tk-side tk-side-${side}`, text: side }));
   big.canvas.after(over), big.node.append(...sides);
   const split = splitter(big.node, "divider", slide), top = caption(""), small = make("div");
-  const slider = railOf(last);
   const left = make("div", { class: "tk-column tk-pair-left" }, top.node, grid.node, small, bar.node);
-  if (R > 1) left.append(slider);
+  if (R > 1) left.append(slider, here.play.node);
   const shapes = caption("Distribution"), changes = caption("What changed"), differences = caption("Difference");
   const charts = make("div", { class: "tk-plots" }), rows = make("div"), gapTiles = make("div");
   const key = legend([["tk-filled", ""], ["tk-outline", "off"], ["tk-dashed", "N(0, 1)"]]);
@@ -54,8 +55,9 @@ function render({ model, el }) {
   el.replaceChildren(head, make("div", { class: "tk-stage" }, left, right), bottom.node,
     make("div", { class: "tk-off" }, table), live);
 
-  const look = (c) => (place) => { state.hover = place && { c: c ?? get("channel"), ...place }, show(); };
-  probed(big, H, W, look(null), (place) => { state.pin = state.pin ? null : { c: get("channel"), ...place }, show(); });
+  const marked = (c, place) => ({ name: "latent", c: c ?? get("channel"), ...place });
+  const look = (c) => (place) => { state.hover = place && marked(c, place), show(), exact.probe(); };
+  probed(big, H, W, look(null), (place) => { state.pin = state.pin ? null : marked(null, place), show(); });
 
   function buildPage() { // small tiles of four channels, again only for another page of them
     page = Math.floor(get("channel") / PAGE) * PAGE;
@@ -74,9 +76,9 @@ function render({ model, el }) {
     put(words, (wide < 820 ? run.words.slice(0, 1) : run.words).join(" \u00b7 "));
     if (Math.floor(get("channel") / PAGE) * PAGE !== page) buildPage();
     const space = stacked ? Math.min(width, 480) : Math.round((width - 20) * 0.493);
-    const filled = grid.fit(space), room = stacked ? width : width - 20 - space;
-    thumbs.fit(space), gaps.fit(room);
-    left.style.width = `${H > W ? space : Math.min(space, Math.max(filled, 120))}px`, right.style.width = `${room}px`;
+    const filled = Math.max(grid.fit(space), 120), first = H > W ? space : Math.min(space, filled); // by whole pixels
+    const room = stacked ? width : width - 20 - first;
+    thumbs.fit(first), gaps.fit(room), (left.style.width = `${first}px`), (right.style.width = `${room}px`);
     modes.set(get("mode")), shows.set(get("show")), pick.set(get("sample")), setWords();
     bottom.set(wide < 820);
     buildPlots(room);
@@ -108,10 +110,11 @@ function render({ model, el }) {
   }
 
   function buildRail(width) {
-    const across = scale.linear(0, last), u = run.rungs.map(across), marks = ticks(0, last, 4).filter(Number.isInteger);
+    const across = scale.linear(0, last), u = run.rungs.map(across), [a, b] = part.range;
+    const marks = ticks(a * last, b * last, 4).filter(Number.isInteger);
     const levels = { title: "\u03c3", unit: "the schedule; drag anywhere", level: true, wish: 3, top: 26, bottom: 78,
       scale: levelScale(run.sigma, 0.1), lines: [{ values: run.sigma }] };
-    track = rail(slider, { width, left: 34, right: 16, u, range: [0, 1], plots: [levels], axisName: "rung",
+    track = rail(slider, { width, left: 34, right: 16, u, range: part.range, plots: [levels], axisName: "rung",
       ticks: marks.map((v) => [across(v), format.count(v)]),
       minor: Array.from({ length: run.planned }, (_, i) => across(i)),
       faults: run.faults.filter((f) => f[1] === get("sample")).map((f) => f[0]), end: run.stopped ? u.at(-1) : null,
@@ -124,8 +127,10 @@ function render({ model, el }) {
     const { k } = here, s = get("sample"), kind = get("show"), mark = state.pin ?? state.hover;
     const drawn = [k, s, get("channel"), kind].join(), each = shown.map((c) => compared(k, s, c));
     if (drawn !== state.drawn) {
-      drawTiles(k, s, kind, each), drawPlots(k, s, each), track?.move(k), settle(), here.play.playing() || announce();
-      state.drawn = drawn;
+      drawTiles(k, s, kind, each), drawPlots(k, s, each), settle(), here.play.playing() || announce();
+      const went = k !== state.k;
+      state.drawn = drawn, state.k = k;
+      if (track?.move(k) === false && went) part.whole(); // the thumb left the range
     }
     const cut = kind === "split" ? get("divider") : state.turned ? 0 : 1;
     split.move(get("divider")), split.node.classList.toggle("tk-gone", kind !== "split");
@@ -177,7 +182,8 @@ function render({ model, el }) {
   function drawValue(mark, k, s, each) {
     if (!mark) return bottom.say(here.tip || notice(k, each), run.stopped && !here.tip ? "tk-error" : "tk-notice");
     const { c, y, x } = mark, { off, on } = compared(k, s, c), [v, step] = run.read("latent", k, s, c, y, x);
-    const say = ([gain, offset]) => format.coded(v * gain + offset, Math.abs(step * gain));
+    const own = exact.of(mark, s, k), known = own != null; // Python's answer, where there is a kernel
+    const say = ([gain, offset]) => format.coded((own ?? v) * gain + offset, known ? 1e-3 : Math.abs(step * gain));
     bottom.say(`${names[c]} y ${y} x ${x} off ${say(off)} ${get("mode")} ${say(on)}`, "");
   }
 
@@ -217,9 +223,10 @@ function render({ model, el }) {
     ArrowUp: () => focus(Math.max(0, get("channel") - 1)), ArrowDown: () => focus(Math.min(C - 1, get("channel") + 1)),
     v: it.next("show", SHOWS) });
 
-  const recolour = () => { colours = lut(el, "diverging"), (state.drawn = ""), show(); };
+  const recolour = () => { colours = lut(el, "diverging", it.blob("lut")), (state.drawn = ""), show(); };
   for (const name of ["mode", "sample", "channel"]) it.on(name, layout);
-  it.on("divider", show), it.on("show", compareBy), buildPage(), compareBy();
+  it.on("divider", show), it.on("show", compareBy), it.on("_exact", show), it.on("_lut", recolour);
+  buildPage(), compareBy();
   fitted(it, el, { recolour, layout: (width) => { wide = width, layout(); } });
   it.until(flip.stop, ...[show, settle, save, announce].map((timer) => timer.stop));
   return it.end;

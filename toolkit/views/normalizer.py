@@ -13,11 +13,14 @@ from ..dataset import NORMALIZE, shift_and_scale
 from ..errors import bad, unknown
 from .page import PAGE_BYTES, SIX_BITS, packed_bytes, place, write
 from .payload import TOP, Payload, build, check
+from .scene import Column, Scene, coded
 from .sheet import contact_sheet
-from .widget import RungView, source
+from .unpacked import Run
+from .widget import ValueView, source
 
 SHOWS = ("split", "blink", "difference")
 LINE = "tk.views.normalize(run)"
+LIMIT = 4.0  # of the colours of a still picture, as of the view's
 
 
 @cache
@@ -85,7 +88,7 @@ def pack(dataset: xr.Dataset, top: int = TOP) -> Payload:
     return payload
 
 
-class Normalizer(RungView):
+class Normalizer(ValueView):
     """A run beside itself normalised; made by ``tk.views.normalize``.
 
     Attributes
@@ -103,6 +106,10 @@ class Normalizer(RungView):
         Where the divider stands, 0 (left) to 1.
     show : {"split", "blink", "difference"}
         How the large picture compares the two.
+    colormap : str
+        ``"tk"``, or any name that matplotlib knows.
+    pixel : list
+        What lies under a resting pointer or the pin: ``["latent", channel, y, x, rung]``.
 
     Examples
     --------
@@ -131,6 +138,28 @@ class Normalizer(RungView):
     def _still(self) -> bytes:
         self._picture = self._picture or contact_sheet(self._dataset)
         return self._picture
+
+    def _scene(self, scale: float) -> Scene:
+        return Scene(self, self._columns, scale)
+
+    def _columns(self, run: Run) -> list[Column]:
+        """The two sides, each with all channels, on one scale."""
+        mine = {name: run.table[f"latent.{name}"][:, self.sample] for name in ("lo", "hi")}
+
+        def side(mode: str, title: str, second: str) -> Column:
+            shift, by = (run.table[f"{mode}.{name}"][:, self.sample] for name in ("shift", "scale"))
+
+            def ends(k: int, c: int) -> tuple[float, float]:
+                lo, hi = ((mine[name][k, c] - shift[k, c]) / by[k, c] for name in ("lo", "hi"))
+                return float(lo), float(hi)
+
+            def reach(k: int) -> float:
+                return LIMIT
+
+            return Column(mode, title, second, coded(run, "latent", self, ends, reach), reach)
+
+        mode = self.mode if self.mode != "off" else "channel"
+        return [side("off", "Off", "as recorded, over σ above 1"), side(mode, "Normalised", f"by {mode}")]
 
     def to_html(self, path: str | PathLike[str]) -> Path:
         path = place(path)

@@ -52,20 +52,26 @@ def _differences(codes: bytes, rungs: int) -> bytes:
     return np.diff(atlas, axis=0, prepend=first).tobytes()
 
 
-def packed_bytes(payload: Payload) -> tuple[str, dict[str, Any]]:
+def packed(parts: Mapping[str, bytes], strides: Mapping[str, int]) -> tuple[str, dict[str, Any]]:
+    """Bytes by trait, gzipped, in base64, and where they lie; with a stride, as differences along step."""
+    strides = {name: stride for name, stride in strides.items() if parts[name]}
+    parts = {n: _differences(b, len(b) // strides[n]) if n in strides else b for n, b in parts.items()}
+    data = gzip.compress(b"".join(parts.values()), 6, mtime=0)  # no clock in a file that may be compared
+    layout = {"sizes": [[name, len(part)] for name, part in parts.items()]}
+    return base64.b64encode(data).decode(), layout | {"differences": [list(s) for s in strides.items()]}
+
+
+def packed_bytes(payload: Payload, lut: bytes = b"") -> tuple[str, dict[str, Any]]:
     """All bytes, gzipped, in base64; and where they lie."""
-    rungs = payload.meta["shape"][0]
+    stride = len(payload.latent) // max(payload.meta["shape"][0], 1)  # a run may have no rung yet
     parts = {
-        "_latent": _differences(payload.latent, rungs),
-        "_denoised": _differences(payload.denoised, rungs) if payload.denoised else b"",
+        "_latent": payload.latent,
+        "_denoised": payload.denoised,
         "_floats": payload.floats,
         "_pictures": payload.pictures,
-        "_lut": b"",
+        "_lut": lut,
     }
-    packed = gzip.compress(b"".join(parts.values()), 6, mtime=0)  # no clock in a file that may be compared
-    strides = [[name, len(parts[name]) // rungs] for name in ("_latent", "_denoised") if parts[name]]
-    layout = {"sizes": [[name, len(part)] for name, part in parts.items()], "differences": strides}
-    return base64.b64encode(packed).decode(), layout
+    return packed(parts, {"_latent": stride, "_denoised": stride})
 
 
 def place(path: str | PathLike[str]) -> Path:
@@ -121,14 +127,17 @@ def to_html(dataset: xr.Dataset, path: str | PathLike[str], model: Any = None) -
     >>> tk.to_html(tk.testing.ladder_dataset(), folder + "/run.html").name
     'run.html'
     """
-    path = place(path)
-    payload = build(dataset, model)
-    packed, layout = packed_bytes(payload)
+    return scrubbed(dataset, build(dataset, model), place(path))
+
+
+def scrubbed(dataset: xr.Dataset, payload: Payload, path: Path, lut: bytes = b"", **state: Any) -> Path:
+    """The page of a payload, which begins in `state`; in 6 bits where 8 would be too many bytes."""
+    packed, layout = packed_bytes(payload, lut)
     if len(packed) > PAGE_BYTES:
         small = build(dataset, top=SIX_BITS)  # without the model: its pictures are there
         small.pictures, small.meta["pictures"] = payload.pictures, payload.meta["pictures"]
         payload = small
-        packed, layout = packed_bytes(payload)
+        packed, layout = packed_bytes(payload, lut)
     words = [payload.meta["title"], *payload.meta["words"]]
-    state = defaults(payload) | {"_run": payload.meta}
+    state = defaults(payload) | state | {"_run": payload.meta}
     return write(path, words, state, packed, layout, module())

@@ -5,7 +5,7 @@ finite. Any colour scale is then a table of 256 colours in the browser, and no s
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,9 @@ ALL_PICTURES = 256  # about as many of a column, over all samples: 4 MB
 SIDE = 256  # most pixels along a decoded picture's longer side
 LOSSLESS = 96  # pictures up to this side are kept exactly: lossy coding smears single pixels
 LIMIT_STD = 3.0  # colour limits, in standard deviations of a rung
+KINDS = ("denoised", "latent")  # what decoded images are made of
 TOP = 254  # highest code of a value; TOP + 1 is not finite
+Span = tuple[int, int] | None  # first and last row of a range
 USED = {name: VARIABLES[name][0] for name in ("latent", "denoised", "mean", "std", "nfe")}
 
 
@@ -42,8 +44,11 @@ class Payload:
     )  # (row, sample) -> the picture shown first
 
 
-def check(dataset: Any, model: Any = None) -> xr.Dataset:
-    """What a view needs of `dataset`, with all five dimensions in order; or the error that says why not."""
+def check(dataset: Any, model: Any = None, empty: bool = False) -> xr.Dataset:
+    """What a view needs of `dataset`, with all five dimensions in order; or the error that says why not.
+
+    `empty`: no rung may be there yet, of a run that is being written.
+    """
     line = "tk.view(tk.unsample(model, latent))"
     if not isinstance(dataset, xr.Dataset):
         raise bad("dataset", type(dataset).__name__, "an xarray.Dataset of a recorded run", line, TypeError)
@@ -65,7 +70,7 @@ def check(dataset: Any, model: Any = None) -> xr.Dataset:
     for dim in LATENT:  # one rung, sample or channel was picked: draw that one
         lacking = [n for n in names if dim in USED[n] and dim not in ds[n].dims]
         ds = ds.assign({n: ds[n].expand_dims(dim) for n in lacking})
-        if ds.sizes[dim] == 0:
+        if ds.sizes[dim] == 0 and not (empty and dim == "step"):
             sizes = ", ".join(f"{d} {n}" for d, n in dataset.latent.sizes.items())
             raise bad(dim, 0, f"nothing to draw; the dimensions are {sizes}", line)
     ds = ds.assign({n: ds[n].transpose(*USED[n]) for n in names})
@@ -79,11 +84,12 @@ def column(ds: xr.Dataset, name: str) -> np.ndarray | None:
     return np.atleast_1d(np.asarray(ds[name].values, np.float64)) if name in ds.variables else None
 
 
-def rows_with_latent(ds: xr.Dataset) -> np.ndarray:
-    """The rows that were kept (Save.every leaves others NaN); all of them if none was."""
-    doubtful = np.isnan(ds.latent[:, 0, 0, 0, 0].values)  # one pixel tells, save where the run itself met NaN
-    kept = [i for i in range(ds.sizes["step"]) if not (doubtful[i] and np.isnan(ds.latent[i].values).all())]
-    return np.array(kept if kept else range(ds.sizes["step"]), int)
+def rows_with_latent(ds: xr.Dataset, first: int = 0) -> np.ndarray:
+    """The rows from `first` on that were kept (Save.every leaves others NaN); all of them if none was."""
+    doubtful = np.isnan(ds.latent[first:, 0, 0, 0, 0].values)  # one pixel tells, save where the run met NaN
+    rows = range(first, ds.sizes["step"])
+    kept = [i for i in rows if not (doubtful[i - first] and np.isnan(ds.latent[i].values).all())]
+    return np.array(kept if kept or first else rows, int)
 
 
 def evenly(sigma: np.ndarray, rows: np.ndarray, most: int, always: tuple[int, ...] = ()) -> np.ndarray:
@@ -151,11 +157,11 @@ def decoded(ds: xr.Dataset, model: Any, name: str, row: int) -> np.ndarray | Non
     return np.broadcast_to(images, (*images.shape[:-1], 3))
 
 
-def encode(image: np.ndarray) -> tuple[bytes, int, int]:
-    """(y, x, rgb) in 0..1 as a small picture file: its bytes, width and height."""
+def encode(image: np.ndarray, side: int = SIDE) -> tuple[bytes, int, int]:
+    """(y, x, rgb) in 0..1 as a picture file of at most `side` pixels: its bytes, width and height."""
     picture = Image.fromarray((np.clip(image, 0, 1) * 255).round().astype(np.uint8), "RGB")
-    if max(picture.size) > SIDE:
-        factor = SIDE / max(picture.size)
+    if max(picture.size) > side:
+        factor = side / max(picture.size)
         picture = picture.resize([max(1, round(n * factor)) for n in picture.size], Image.Resampling.LANCZOS)
     out = io.BytesIO()
     if max(picture.size) <= LOSSLESS:
@@ -167,13 +173,20 @@ def encode(image: np.ndarray) -> tuple[bytes, int, int]:
     return out.getvalue(), *picture.size
 
 
-def _pictures(ds: xr.Dataset, model: Any, rows: np.ndarray) -> tuple[dict[str, list], bytes, dict]:
+def picture_room(ds: xr.Dataset) -> int:
+    """How many rungs are decoded at most."""
+    return min(PICTURES, max(8, ALL_PICTURES // ds.sizes["sample"]))
+
+
+def _pictures(ds: xr.Dataset, model: Any, rows: np.ndarray, pictured: Sequence[int] | None,
+              kinds: Sequence[str] = KINDS) -> tuple[dict[str, list], bytes, dict]:  # fmt: skip
     """Index by column of [position, sample, offset, length, width, height], all bytes, and bytes by row."""
     index: dict[str, list] = {"denoised": [], "latent": []}
     blob, offset, first = [], 0, {}
-    sources = [n for n in ("denoised", "latent") if n in ds or (n == "denoised" and "image" in ds)]
-    most = min(PICTURES, max(8, ALL_PICTURES // ds.sizes["sample"]))
-    full, taken = None, evenly(column(ds, "sigma"), rows, most)
+    sources = [n for n in kinds if n in ds or (n == "denoised" and "image" in ds)]
+    full, taken = None, pictured
+    if taken is None:
+        taken = evenly(column(ds, "sigma"), rows, picture_room(ds))
     for name in sources if model is not None or "image" in ds else []:
         for row in taken:
             images = decoded(ds, model, name, int(row))
@@ -217,16 +230,20 @@ def _numbers(values: np.ndarray | None, rows: np.ndarray) -> list[float | str] |
 
 
 def planned(ds: xr.Dataset) -> int:
-    """Rows that a run which stopped early was to have; of any other run, those it has."""
+    """Rows that a run which did not end well was to have; of any other run, those it has."""
     steps = ds.attrs.get("steps")
     planned = steps + 1 if ds.attrs.get("stopped") and isinstance(steps, int) else 0
     return max(planned, ds.sizes["step"])
 
 
-def _notice(ds: xr.Dataset, rows: np.ndarray, kept: np.ndarray, top: int) -> str:
+def notice(ds: xr.Dataset, rows: np.ndarray, kept: np.ndarray, top: int, span: Span = None) -> str:
     """The one thing that matters most of what was done to the data, in a sentence; mostly nothing."""
     if ds.attrs.get("stopped"):
         return str(ds.attrs["stopped"])
+    if len(rows) < len(kept) and span:
+        there, shown = _within(kept, span), _within(rows, span)
+        some = "all" if len(shown) == len(there) else f"{len(shown)} of"
+        return f"{some} {count(len(there))} rungs of this range"
     if len(rows) < len(kept):
         return f"{len(rows)} of {count(len(kept))} rungs, evenly in log \u03c3, ends kept"
     if len(kept) < ds.sizes["step"]:
@@ -238,46 +255,56 @@ def _labels(ds: xr.Dataset, name: str) -> list[str]:
     return [str(v) for v in np.atleast_1d(ds[name].values)] if name in ds.coords else []
 
 
-def _tables(ds: xr.Dataset, name: str, values: np.ndarray, rows: np.ndarray, top: int) -> tuple[bytes, dict]:
+def _tables(name: str, values: np.ndarray, top: int) -> tuple[bytes, dict]:
     """Atlas and tables of a variable: lo, hi, mean, std (rung, sample, channel), limit (rung, sample)."""
     codes, lo, hi = quantise(values, top)
-    if name == "latent" and "mean" in ds and "std" in ds:
-        mean, std = ds["mean"].values[rows], ds["std"].values[rows]
-    else:
-        with np.errstate(invalid="ignore"):  # a state that ran to infinity has no std
-            mean, std = moments(values)
+    with np.errstate(invalid="ignore"):  # a state that ran to infinity has no std
+        mean, std = moments(values)  # anew: those of a run of which a part was picked are of the whole
     tables = {"lo": lo, "hi": hi, "mean": mean, "std": std, "limit": colour_limits(values)}
     return codes.tobytes(), {f"{name}.{key}": table for key, table in tables.items()}
 
 
-def _shown(ds: xr.Dataset, kept: np.ndarray) -> np.ndarray:
-    """The rows that fit into a payload: with both ends, and the rows of least and most std."""
-    room = _room(ds)
+def _within(rows: np.ndarray, span: tuple[int, int]) -> np.ndarray:
+    return rows[(rows >= span[0]) & (rows <= span[1])]
+
+
+def shown(ds: xr.Dataset, kept: np.ndarray, most: int = RUNGS, span: Span = None,
+          always: tuple[int, ...] = ()) -> np.ndarray:  # fmt: skip
+    """The rows that fit into a payload: with both ends, and the rows of least and most std.
+
+    With a `span`, the rows from its first to its last, with both ends of the run. `always` are in it too.
+    """
+    room = min(most, _room(ds))
     if len(kept) <= room:
         return kept
+    if span:
+        inside = _within(kept, span)
+        outside = np.setdiff1d(np.intersect1d([kept[0], kept[-1], *always], kept), inside)
+        some = evenly(column(ds, "sigma"), inside, max(room - len(outside), 2), always)
+        return np.union1d(some, outside)
     spread = ds["std"] if "std" in ds else ds.latent.std(("y", "x"))
     overall = np.nan_to_num(spread.mean(("sample", "channel")).values[kept])
     extreme = (int(kept[overall.argmin()]), int(kept[overall.argmax()]))
-    return evenly(column(ds, "sigma"), kept, room, extreme)
+    return evenly(column(ds, "sigma"), kept, room, (*always, *extreme))
 
 
-def _meta(ds: xr.Dataset, rows: np.ndarray, values: dict[str, np.ndarray]) -> dict[str, Any]:
-    """What the rows drawn are called and where they lie, as plain JSON."""
-    calls, axes = column(ds, "nfe"), (1, 2, 3, 4)
+def described(ds: xr.Dataset, rows: np.ndarray, kept: np.ndarray, plan: int = 0) -> dict[str, Any]:
+    """What the run is called, and where its rows drawn lie, in plain JSON. `plan`: rows that are to be."""
+    calls, asks = column(ds, "nfe"), plan and ds.attrs.get("kind") != "ladder"
     columns = {name: column(ds, name) for name in ("sigma", "timestep", "log_snr")}
-    columns["nfe"] = calls if calls is not None and calls.any() else None  # a ladder asks no model
+    columns["nfe"] = calls if calls is not None and (asks or calls.any()) else None  # a ladder asks no model
     return {
         "title": title(ds.attrs),
-        "words": provenance(ds.attrs, planned(ds)),
+        "words": provenance(ds.attrs, max(plan, planned(ds))),
         "stopped": str(ds.attrs.get("stopped") or ""),
         "steps": ds.sizes["step"],
-        "planned": planned(ds),
+        "planned": max(plan, planned(ds)),
         "rungs": rows.tolist(),
-        "shape": list(values["latent"].shape),
+        "kept": len(kept),
+        "plan": [],
+        "live": False,
         "channels": _labels(ds, "channel"),
         "samples": _labels(ds, "sample"),
-        "called": np.isfinite(values["denoised"]).any(axis=axes).tolist() if "denoised" in values else [],
-        "faults": list(_faults(values["latent"])),
         **{name: _numbers(column, rows) for name, column in columns.items()},
     }
 
@@ -313,20 +340,32 @@ def build(dataset: xr.Dataset, model: Any = None, top: int = TOP) -> Payload:
     """
     ds = check(dataset, model)
     kept = rows_with_latent(ds)
-    rows = _shown(ds, kept)
+    return cut(ds, model, shown(ds, kept), kept, top)
+
+
+def cut(ds: xr.Dataset, model: Any, rows: np.ndarray, kept: np.ndarray, top: int = TOP, plan: int = 0,
+        pictured: Sequence[int] | None = None, kinds: Sequence[str] = KINDS) -> Payload:  # fmt: skip
+    """The payload of some rows of what `check` gave, `kept` being all that there are.
+
+    `pictured` are decoded, or as many as a payload has room for, evenly in log sigma; of each the `kinds`.
+    """
     values = {name: ds[name][rows].values for name in ("latent", "denoised") if name in ds}
-    if not np.isfinite(values.get("denoised", np.nan)).any():
+    if not plan and not np.isfinite(values.get("denoised", np.nan)).any():
         values.pop("denoised", None)  # kept, but the model was never called: no column for it
     atlas, tables = {}, {}
     for name, array in values.items():
-        atlas[name], floats = _tables(ds, name, array, rows, top)
+        atlas[name], floats = _tables(name, array, top)
         tables |= floats
-    index, pictures, images = _pictures(ds, model, rows)
-    meta = _meta(ds, rows, values) | {
+    index, pictures, images = _pictures(ds, model, rows, pictured, kinds)
+    called = np.isfinite(values["denoised"]).any(axis=(1, 2, 3, 4)).tolist() if "denoised" in values else []
+    meta = described(ds, rows, kept, plan) | {
+        "shape": list(values["latent"].shape),
+        "called": called,
+        "faults": list(_faults(values["latent"])),
         "floats": [[name, table.size] for name, table in tables.items()],
         "pictures": index,
         "top": top,
-        "notice": _notice(ds, rows, kept, top),
+        "notice": notice(ds, rows, kept, top),
     }
     flat = np.concatenate([table.ravel() for table in tables.values()]).astype("<f4").tobytes()
     return Payload(meta, atlas["latent"], atlas.get("denoised", b""), flat, pictures, images)

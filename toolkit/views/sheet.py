@@ -94,6 +94,14 @@ def _schedule(sheet: Sheet, top: float, sigma: np.ndarray, rows: np.ndarray, mar
     sheet.text(left - 8, top + height + 24, "rung", 10.5, "muted", ha="right")
 
 
+def placard(title: str, text: str) -> bytes:
+    """A still picture of a run of which there is nothing to show yet."""
+    sheet = Sheet(984, 84)
+    sheet.text(LEFT, 42, title, 14, fontweight=heavy())
+    sheet.text(LEFT, 64, text, 12, "muted")
+    return sheet.png(MOST)
+
+
 def contact_sheet(
     dataset: xr.Dataset,
     model: Any = None,

@@ -1,49 +1,31 @@
 """The schedule explorer in a real browser: its curves beside Python's, sliders, keys, Copy, widths."""
 
-import json
 import re
-import urllib.request
 
 import numpy as np
 import pytest
 from playwright.sync_api import Page
-from test_browser import WAIT, _open, _run_cell, browser, lab, press, text  # noqa: F401
 
 import toolkit as tk
-
-pytestmark = pytest.mark.browser
-SETTLED = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+from browser.conftest import colours, press, settled, text
 
 
 @pytest.fixture
-def opened(browser, tmp_path):  # noqa: F811
-    """A function that writes a view as a page and opens it from its file, with the network off."""
-    contexts, faults = [], []
+def explorer(opened):
+    """A function that opens the page of a view."""
 
-    def open_page(view=None, width=940, **options) -> Page:
-        path = (view or tk.views.schedules()).to_html(tmp_path / "view.html")
-        options = {"viewport": {"width": width, "height": 900}, "color_scheme": "light"} | options
-        context = browser.new_context(offline=True, **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(WAIT)
-        page.on("console", lambda m: faults.append(m.text) if m.type in ("error", "warning") else None)
-        page.on("pageerror", lambda e: faults.append(str(e)))
-        page.goto(path.as_uri())
+    def open_page(view=None, *args, **options) -> Page:
+        page = opened(view or tk.views.schedules(), *args, **options)
         page.wait_for_selector("[data-curve]")
-        page.evaluate(SETTLED)
+        settled(page)
         return page
 
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert faults == []
+    return open_page
 
 
 def drawn(page: Page, name: str, what: str = "sigma") -> np.ndarray:
     """The numbers behind a curve."""
-    values = page.get_attribute(f'[data-curve="{what} {name}"]', "data-values").split()
-    return np.array([float(v.replace("Infinity", "inf")) for v in values])
+    return np.array(page.eval_on_selector(f'[data-curve="{what} {name}"]', "path => path.values"), float)
 
 
 def path_of(page: Page, name: str) -> str:
@@ -57,7 +39,7 @@ def move(page: Page, option: str, place: int) -> None:
         "(input, place) => { input.value = place; input.dispatchEvent(new Event('input')); }",
         place,
     )
-    page.evaluate(SETTLED)
+    settled(page)
 
 
 LEVELS = {
@@ -71,11 +53,11 @@ LEVELS = {
 
 
 @pytest.mark.parametrize("kind", LEVELS)
-def test_every_curve_is_pythons(opened, kind):
+def test_every_curve_is_pythons(explorer, kind):
     """All schedules of all levels, at several steps; the numbers are read back from the page."""
     levels = LEVELS[kind]
     names = [entry["name"] for entry in tk.views.schedules(levels)._schedules]
-    page = opened(tk.views.schedules(levels, names))
+    page = explorer(tk.views.schedules(levels, names))
     for steps in (2, 7, 10, 20, 33, 100):
         move(page, "steps", steps - 2)
         for name in names:
@@ -92,9 +74,9 @@ def test_every_curve_is_pythons(opened, kind):
     [("sd", n) for n in ("karras", "exponential", "polyexponential", "beta", "vp", "laplace")]
     + [("flow", "dynamic_shift"), ("flow", "karras"), ("flux", "beta"), ("edm", "vp"), ("edm", "beta")],
 )
-def test_a_slider_moves_the_curve_and_the_line_makes_it(opened, kind, name):
+def test_a_slider_moves_the_curve_and_the_line_makes_it(explorer, kind, name):
     levels = LEVELS[kind]
-    page = opened(tk.views.schedules(levels, [name]))
+    page = explorer(tk.views.schedules(levels, [name]))
     options = [slider["name"] for slider in tk.views.schedules(levels, [name])._known[name]["sliders"]]
     for option in [*options, "steps"]:
         for place in (3, 11, 20):
@@ -106,12 +88,12 @@ def test_a_slider_moves_the_curve_and_the_line_makes_it(opened, kind, name):
             np.testing.assert_allclose(drawn(page, name), got.sigma, rtol=1e-6, err_msg=line)
     for dial in page.locator(".tk-dial input").all():
         dial.dblclick()
-    page.evaluate(SETTLED)
+    settled(page)
     assert text(page, ".tk-well code").endswith(f'"{name}", steps=20)')  # defaults leave no trace
 
 
-def test_the_path_is_drawn_where_the_numbers_are(opened):
-    page = opened()
+def test_the_path_is_drawn_where_the_numbers_are(explorer):
+    page = explorer()
     sigma = tk.schedule(tk.Levels.scaled_linear(), "karras", 20).sigma.values
     place = np.array([[float(v) for v in p.split()] for p in re.split("[ML]", path_of(page, "karras"))[1:]])
     assert len(place) == 20  # the 0 has a slot below, joined by dots
@@ -121,15 +103,15 @@ def test_the_path_is_drawn_where_the_numbers_are(opened):
     page.focus(".tk-curves")
     press(page, "l")
     page.wait_for_selector("[aria-label=axis] [aria-checked=true] >> text=/^\u03c3$/")
-    page.evaluate(SETTLED)
+    settled(page)
     place = np.array([[float(v) for v in p.split()] for p in re.split("[ML]", path_of(page, "karras"))[1:]])
     fit = np.polynomial.Polynomial.fit(sigma, place[:, 1], 1)
     np.testing.assert_allclose(fit(sigma), place[:, 1], atol=0.02)
 
 
-def test_the_line_of_a_model_names_it(opened):
+def test_the_line_of_a_model_names_it(explorer):
     model, _ = tk.testing.sharp_modes()
-    page = opened(tk.views.schedules(model, ["karras"], steps=7))
+    page = explorer(tk.views.schedules(model, ["karras"], steps=7))
     move(page, "rho", 3)
     move(page, "sigma_min", 20)
     line = text(page, ".tk-well code")
@@ -138,8 +120,8 @@ def test_the_line_of_a_model_names_it(opened):
     np.testing.assert_allclose(drawn(page, "karras"), got.sigma, rtol=1e-6)
 
 
-def test_the_list_scrolls_by_itself_and_a_view_with_focus_scrubs(opened):
-    page = opened()
+def test_the_list_scrolls_by_itself_and_a_view_with_focus_scrubs(explorer):
+    page = explorer()
     page.focus(".tk-curves")
     box = page.locator(".tk-list").bounding_box()
     page.mouse.move(box["x"] + 80, box["y"] + 200)
@@ -151,8 +133,8 @@ def test_the_list_scrolls_by_itself_and_a_view_with_focus_scrubs(opened):
     page.wait_for_function("() => document.querySelector('.tk-curves').getAttribute('aria-valuenow') === '1'")
 
 
-def test_symmetric_shapes_break_their_tie_as_scipy_does(opened):
-    page = opened(tk.views.schedules(names=["beta"], steps=10))
+def test_symmetric_shapes_break_their_tie_as_scipy_does(explorer):
+    page = explorer(tk.views.schedules(names=["beta"], steps=10))
     for place in range(0, 59, 4):
         move(page, "alpha", place)
         move(page, "beta", place)
@@ -160,11 +142,11 @@ def test_symmetric_shapes_break_their_tie_as_scipy_does(opened):
         np.testing.assert_array_equal(drawn(page, "beta"), got.sigma)
     odd = tk.views.schedules(names=["beta"], steps=10)
     odd.options = {"beta": {"alpha": 1.23, "beta": 1.23}}
-    np.testing.assert_array_equal(drawn(opened(odd), "beta"), odd.grid.sigma)
+    np.testing.assert_array_equal(drawn(explorer(odd), "beta"), odd.grid.sigma)
 
 
-def test_a_drag_is_drawn_in_the_next_frame(opened):
-    page = opened()
+def test_a_drag_is_drawn_in_the_next_frame(explorer):
+    page = explorer()
     box = page.locator('.tk-dial input[aria-label="rho"]').bounding_box()
     y, place = box["y"] + box["height"] / 2, box["x"] + 8 + (box["width"] - 16) * (7 - 0.5) / 19.5
     page.mouse.move(place, y)
@@ -179,7 +161,7 @@ def test_a_drag_is_drawn_in_the_next_frame(opened):
     before = path_of(page, "karras")
     page.mouse.move(place - 30, y, steps=6)
     page.mouse.up()
-    page.evaluate(SETTLED)
+    settled(page)
     assert path_of(page, "karras") != before
     answered = page.evaluate("frames_")
     assert answered and all(answered)
@@ -187,8 +169,8 @@ def test_a_drag_is_drawn_in_the_next_frame(opened):
     assert page.locator('[aria-label="rho"]').count() == 1
 
 
-def test_copy_gives_the_line(opened):
-    page = opened()
+def test_copy_gives_the_line(explorer):
+    page = explorer()
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.click(".tk-copy")
     page.wait_for_function("() => document.querySelector('.tk-copy').textContent === 'Copied'")
@@ -203,13 +185,13 @@ def test_copy_gives_the_line(opened):
     assert page.evaluate("navigator.clipboard.readText()") == copied.replace("karras", "normal")
 
 
-def test_keys(opened):
-    page = opened()
+def test_keys(explorer):
+    page = explorer()
     host = page.locator(".tk-curves")
     page.focus(".tk-curves")
 
     def step_is(k):
-        page.evaluate(SETTLED)
+        settled(page)
         assert host.get_attribute("aria-valuenow") == str(k)
         assert text(page, ".tk-readout b") == f"step {k} of 20"
 
@@ -222,7 +204,7 @@ def test_keys(opened):
     step_is(7)
     assert f"sigma {float(want.sigma[7]):.4g}" in host.get_attribute("aria-valuetext")
     press(page, "3", "9")  # beta off, another one on
-    page.evaluate(SETTLED)
+    settled(page)
     assert page.locator('[data-curve="sigma beta"]').count() == 0
     assert page.locator(".tk-item .tk-eye[aria-checked=true]").count() == 4
     assert text(page, ".tk-shelf .tk-caption span").startswith("4 of ")
@@ -240,9 +222,9 @@ def test_keys(opened):
     assert page.evaluate("document.activeElement === document.body")
 
 
-def test_all_controls_can_be_reached_and_have_names(opened):
-    page = opened()
-    page.evaluate(SETTLED)
+def test_all_controls_can_be_reached_and_have_names(explorer):
+    page = explorer()
+    settled(page)
     nameless = page.evaluate(
         """() => [...document.querySelectorAll('button, input, [tabindex]')].filter(node =>
         !(node.getAttribute('aria-label') || node.textContent.trim())
@@ -252,29 +234,29 @@ def test_all_controls_can_be_reached_and_have_names(opened):
     page.focus('.tk-dial input[aria-label="rho"]')
     before = path_of(page, "karras")
     press(page, "ArrowRight")
-    page.evaluate(SETTLED)
+    settled(page)
     assert path_of(page, "karras") != before
     assert page.get_attribute('.tk-dial input[aria-label="rho"]', "aria-valuetext") == "7.1"
     press(page, "Escape")
     assert page.evaluate("document.activeElement.getAttribute('role')") == "slider"
 
 
-def test_drag_in_a_plot_moves_the_hairline(opened):
-    page = opened()
+def test_drag_in_a_plot_moves_the_hairline(explorer):
+    page = explorer()
     box = page.locator(".tk-curves").bounding_box()
     page.mouse.move(box["x"] + 36 + (box["width"] - 48) * 0.5, box["y"] + 150)
     page.mouse.down()
-    page.evaluate(SETTLED)
+    settled(page)
     assert page.get_attribute(".tk-curves", "aria-valuenow") == "10"
     page.mouse.move(box["x"] + 36 + (box["width"] - 48) * 0.25, box["y"] + 400)
-    page.evaluate(SETTLED)
+    settled(page)
     assert page.get_attribute(".tk-curves", "aria-valuenow") == "5"
     page.mouse.up()
 
 
-def test_what_cannot_be_drawn_is_said(opened):
-    page = opened(tk.views.schedules(names=["beta", "karras"], steps=300))
-    page.evaluate(SETTLED)
+def test_what_cannot_be_drawn_is_said(explorer):
+    page = explorer(tk.views.schedules(names=["beta", "karras"], steps=300))
+    settled(page)
     want = tk.schedule(tk.Levels.scaled_linear(), "beta", 300)
     assert text(page, ".tk-value-text") == f"beta gives {want.sizes['step']} levels here, not 301"
     page.focus(".tk-curves")
@@ -284,16 +266,16 @@ def test_what_cannot_be_drawn_is_said(opened):
     press(page, "End", "1")
     page.wait_for_function("() => document.querySelectorAll('[data-curve]').length === 3")
     view = tk.views.schedules(names=list(tk.views.schedules()._known))
-    page = opened(view)  # more than there are colours
-    page.evaluate(SETTLED)
+    page = explorer(view)  # more than there are colours
+    settled(page)
     assert page.locator(".tk-curves .tk-line.tk-catx").count() > 3 * 6
     assert "more" in text(page, ".tk-readout")
 
 
 @pytest.mark.parametrize("width", [940, 640, 420])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_sticks_out(opened, width, scheme):
-    page = opened(width=width, color_scheme=scheme)
+def test_nothing_sticks_out(explorer, width, scheme):
+    page = explorer(width=width, color_scheme=scheme)
     page.wait_for_selector("table td", state="attached")  # what is off screen for screen readers, too
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert (page.locator(".tk-view.tk-dark").count() == 1) == (scheme == "dark")
@@ -301,56 +283,57 @@ def test_nothing_sticks_out(opened, width, scheme):
     wide = page.evaluate("document.querySelector('.tk-curves > svg').getBoundingClientRect().right")
     assert wide <= width
     page.set_viewport_size({"width": 700, "height": 900})
-    page.evaluate(SETTLED)
+    settled(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= 700
 
 
-# ---- JupyterLab
+def looked(page, row: int, tile: int) -> np.ndarray:
+    """The colours of a small picture, (y, x, rgb)."""
+    canvas = page.locator(".tk-look").nth(row).locator("canvas").nth(tile)
+    return colours(canvas.evaluate("canvas => canvas.toDataURL()"))[..., :3]
 
 
-def test_the_widget_in_jupyterlab(browser, lab):  # noqa: F811
-    """Traits go both ways, keys are not taken by the notebook, and the theme is followed."""
-    code = {"cell_type": "code", "metadata": {}, "outputs": [], "execution_count": None}
-    sources = [
-        "import toolkit as tk\nview = tk.views.schedules(steps=10)\nview",
-        "print(view.options, view.step, view.shown)",
-        "view.steps = 12; view.options = {'karras': {'rho': 3.0}}; view.shown = ['karras']",
-    ]
-    cells = [code | {"source": source, "id": f"c{k}"} for k, source in enumerate(sources)]
-    spec = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
-    notebook = {"cells": cells, "metadata": spec, "nbformat": 4, "nbformat_minor": 5}
-    body = json.dumps({"type": "notebook", "format": "json", "content": notebook}).encode()
-    url, token = f"{lab}/api/contents/schedules.ipynb", {"Authorization": "token tok"}
-    urllib.request.urlopen(urllib.request.Request(url, body, token, method="PUT"), timeout=30).close()
-    with browser.new_context(viewport={"width": 1300, "height": 1200}) as context:
-        page = _open(context, lab, "schedules.ipynb")
-        _run_cell(page, 0)
-        page.wait_for_selector("[data-curve]")
-        page.focus(".tk-curves")
-        active = "window.jupyterapp.shell.currentWidget.content.activeCellIndex"
-        cell = page.evaluate(active)
-        press(page, "Home", "ArrowRight", "ArrowRight", "3")
-        page.focus('.tk-dial input[aria-label="rho"]')
-        press(page, "ArrowRight")
-        page.wait_for_function(
-            "() => document.querySelector('.tk-well code').textContent.includes('rho=7.1')"
-        )
-        assert page.evaluate(active) == cell
-        said = ""
-        for _ in range(50):  # traits come back on their own channel, which no cell waits for
-            said = _run_cell(page, 1).strip()
-            if said.startswith("{'karras'"):
-                break
-            page.wait_for_timeout(100)
-        assert said == "{'karras': {'rho': 7.1}} 2 ['karras', 'normal', 'exponential']"
-        _run_cell(page, 2)
-        page.wait_for_function(
-            "() => document.querySelector('.tk-well code').textContent.includes('rho=3.0')"
-        )
-        want = tk.schedule(tk.Levels.scaled_linear(), "karras", 12, rho=3.0)
-        np.testing.assert_allclose(drawn(page, "karras"), want.sigma, rtol=1e-6)
-        assert page.locator(".tk-item .tk-eye[aria-checked=true]").count() == 1
-        page.evaluate(
-            "window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})"
-        )
-        page.wait_for_selector(".tk-view.tk-dark")
+@pytest.mark.parametrize("levels", [tk.Levels.scaled_linear(), tk.Levels.flow()], ids=["VE", "FLOW"])
+def test_what_the_levels_look_like_is_the_image_with_its_noise(explorer, levels):
+    view = tk.views.schedules(levels, ["karras", "beta"])
+    clean, noise = np.frombuffer(view._look, np.uint8).reshape(2, 47, 47, 3)
+    clean, noise = clean / 127.5 - 1, noise.view(np.int8) / 32
+    page = explorer(view)
+    tiles = page.locator(".tk-look").first.locator("canvas:visible").count()
+    assert tiles == 10
+
+    def is_mixed(row, name, rho=7.0):
+        options = {"rho": rho} if name == "karras" else {}
+        sigma = tk.schedule(levels, name, 20, **options).sigma.values
+        for tile in (0, 4, 9):
+            level = sigma[2 * tile]
+            alpha = float(levels.path.alpha(level))
+            state = alpha * clean + level * noise
+            state = state if levels.path is tk.FLOW else state / np.hypot(1, level)
+            want = np.clip(np.rint(127.5 * state + 127.5), 0, 255)
+            assert np.abs(looked(page, row, tile) - want).max() <= 1
+
+    is_mixed(0, "karras")
+    is_mixed(1, "beta")
+    move(page, "rho", 3)
+    is_mixed(
+        0,
+        "karras",
+        view._known["karras"]["sliders"][0]["low"] + 3 * view._known["karras"]["sliders"][0]["hop"],
+    )
+    page.locator(".tk-look canvas").nth(4).click()
+    settled(page)
+    assert page.get_attribute(".tk-curves", "aria-valuenow") == "8"
+    assert page.locator(".tk-look canvas.tk-now").count() == 2
+
+
+def test_what_is_typed_filters_the_list(explorer):
+    page = explorer()
+    page.focus(".tk-seek")
+    press(page, *"bet")  # b, e, t are no keys of the view here
+    names = page.locator(".tk-item:visible .tk-pickname").all_text_contents()
+    assert [name.split("\u03b1")[0] for name in names] == ["beta", "beta57"]
+    page.fill(".tk-seek", "")
+    assert page.locator(".tk-item:visible").count() == page.locator(".tk-item").count()
+    press(page, "Escape")
+    assert page.evaluate("document.activeElement.getAttribute('role')") == "slider"

@@ -1,49 +1,33 @@
 """The normalise comparator in a real browser: its page from a file, without a network or a kernel."""
 
-import base64
 import io
 
 import numpy as np
 import pytest
-import test_browser
 import xarray as xr
 from PIL import Image
 from playwright.sync_api import Page
-from test_browser import WAIT, _open, _run_cell, press
 
 import toolkit as tk
+from browser.conftest import colours, press, until
 from toolkit.views.normalizer import unit
 
-pytestmark = pytest.mark.browser
-browser, lab = test_browser.browser, test_browser.lab  # the fixtures
-SETTLED = "() => document.querySelector('.tk-pair-left .tk-tile')?.getAttribute('aria-label')"
+NAMED = "() => document.querySelector('.tk-pair-left .tk-tile')?.getAttribute('aria-label')"
 
 
 @pytest.fixture
-def opened(browser, tmp_path):
-    """A function that writes the view of a run as a page and opens it, with the network off."""
-    contexts, faults = [], []
+def normal(opened):
+    """A function that opens the page of the view of a run."""
 
     def open_page(dataset, mode="channel", width=928, scheme="light", motion="reduce", **traits) -> Page:
         view = tk.views.normalize(dataset, mode)
         for name, value in traits.items():
             setattr(view, name, value)
-        path = view.to_html(tmp_path / "view.html")
-        size = {"width": width, "height": 1000}
-        options = {"color_scheme": scheme, "reduced_motion": motion}
-        contexts.append(browser.new_context(viewport=size, offline=True, **options))
-        page = contexts[-1].new_page()
-        page.set_default_timeout(WAIT)
-        page.on("console", lambda m: faults.append(m.text) if m.type in ("error", "warning") else None)
-        page.on("pageerror", lambda e: faults.append(str(e)))
-        page.goto(path.as_uri())
-        page.wait_for_function(SETTLED)
+        page = opened(view, width, 1000, color_scheme=scheme, reduced_motion=motion)
+        until(page, NAMED)
         return page
 
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert faults == []
+    return open_page
 
 
 def uneven() -> xr.Dataset:
@@ -67,18 +51,14 @@ def drawn(page: Page) -> str:
 
 def opaque(page: Page, selector: str) -> int:
     """How many pixels of the first such canvas have a colour: those that are not finite have none."""
-    data = page.evaluate("s => document.querySelector(s).toDataURL().split(',')[1]", selector)
-    return int((np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGBA"))[..., 3] > 0).sum())
+    data = page.evaluate("s => document.querySelector(s).toDataURL()", selector)
+    return int((colours(data)[..., 3] > 0).sum())
 
 
 def distances(page: Page) -> list[list[float]]:
     """W1 off and on of the channels shown, as the plots say it."""
     said = page.locator(".tk-plots text[text-anchor=end]").all_text_contents()
     return [[float(v) for v in text.split("W\u2081 ")[1].split(" \u2192 ")] for text in said]
-
-
-def until(page: Page, condition: str, argument=None) -> None:
-    page.wait_for_function(condition, arg=argument)
 
 
 def rung_is(page: Page, rung: int) -> None:
@@ -99,8 +79,8 @@ def divider_is(page: Page, percent: int) -> None:
     )
 
 
-def test_dragging_the_divider_changes_the_pixels_it_passes_and_no_others(opened):
-    page = opened(tk.testing.ladder_dataset(), "channel", rung=4)
+def test_dragging_the_divider_changes_the_pixels_it_passes_and_no_others(normal):
+    page = normal(tk.testing.ladder_dataset(), "channel", rung=4)
     before, box = picture(page), page.locator(".tk-over").bounding_box()
     middle, y = box["x"] + box["width"] / 2, box["y"] + 40
     page.mouse.move(middle + 8, y)  # beside the line: its area is wider than what is drawn
@@ -122,8 +102,8 @@ def test_dragging_the_divider_changes_the_pixels_it_passes_and_no_others(opened)
     divider_is(page, 50)
 
 
-def test_keys_move_the_divider_the_rung_and_the_channel(opened):
-    page = opened(tk.testing.ladder_dataset())
+def test_keys_move_the_divider_the_rung_and_the_channel(normal):
+    page = normal(tk.testing.ladder_dataset())
     page.focus(".tk-rail")
     press(page, "]", "]")
     divider_is(page, 60)
@@ -151,10 +131,10 @@ def test_keys_move_the_divider_the_rung_and_the_channel(opened):
 
 
 @pytest.mark.parametrize("mode", ["off", "global", "sample", "channel"])
-def test_the_numbers_of_the_page_are_those_of_normalized(opened, mode):
+def test_the_numbers_of_the_page_are_those_of_normalized(normal, mode):
     run = tk.testing.ladder_dataset(samples=2)
     rung, y, x = 6, 3, 12
-    page = opened(run, rung=rung, channel=1, sample=1)
+    page = normal(run, rung=rung, channel=1, sample=1)
     before = drawn(page)
     page.click(f"[aria-label=normalise] >> text={mode}")
     page.wait_for_selector(f"[aria-label=normalise] [aria-checked=true] >> text={mode}")
@@ -177,9 +157,9 @@ def test_the_numbers_of_the_page_are_those_of_normalized(opened, mode):
     np.testing.assert_allclose(figures[1::2], flat.std(axis=-1).T, atol=0.0051)
 
 
-def test_densities_are_those_of_a_histogram(opened):
+def test_densities_are_those_of_a_histogram(normal):
     run = tk.testing.ladder_dataset(size=64)
-    page = opened(run, rung=10)
+    page = normal(run, rung=10)
     path = page.locator(".tk-plot .tk-filled").first.get_attribute("d")
     points = np.array([p.split() for p in path.replace("M", "").split("L")], float)[1:-1:2]
     values = tk.normalized(run, "channel").latent[10, 0, 0].values.ravel()
@@ -188,8 +168,8 @@ def test_densities_are_those_of_a_histogram(opened):
     assert len(shares) == 72 and np.abs(shares - wanted / wanted.sum()).max() < 0.006
 
 
-def test_where_the_distance_rises_the_foot_says_so(opened):
-    page = opened(uneven())
+def test_where_the_distance_rises_the_foot_says_so(normal):
+    page = normal(uneven())
     foot = "document.querySelector('.tk-value-text').textContent"
     until(page, f"() => {foot}.includes('c3: mean 0 and std 1, yet farther from N(0, 1)')")
     off, on = distances(page)[3]
@@ -198,8 +178,8 @@ def test_where_the_distance_rises_the_foot_says_so(opened):
     until(page, "() => document.querySelectorAll('.tk-risen').length === 0")
 
 
-def test_split_blink_and_difference(opened):
-    page = opened(tk.testing.ladder_dataset())
+def test_split_blink_and_difference(normal):
+    page = normal(tk.testing.ladder_dataset())
     page.focus(".tk-rail")
     clip, split = "document.querySelector('.tk-over').style.clipPath", drawn(page)
     press(page, "v")
@@ -216,18 +196,18 @@ def test_split_blink_and_difference(opened):
     until(page, "split => document.querySelector('.tk-over').toDataURL() === split", split)
 
 
-def test_blink_turns_by_itself_where_motion_is_wanted(opened):
-    page = opened(tk.testing.ladder_dataset(), motion="no-preference", show="blink")
+def test_blink_turns_by_itself_where_motion_is_wanted(normal):
+    page = normal(tk.testing.ladder_dataset(), motion="no-preference", show="blink")
     clip = "document.querySelector('.tk-over').style.clipPath"
     for percent in (0, 100, 0):
         until(page, f"() => {clip} === 'inset(0px 0px 0px {percent}%)'")
 
 
-def test_frames_without_a_distribution(opened):
+def test_frames_without_a_distribution(normal):
     run = tk.testing.ladder_dataset(steps=4)
     latent = run.latent.copy(deep=True)
     latent[1], latent[2, 0, :3], latent[3, 0, 0, 0, 0] = 0.5, np.nan, np.inf
-    page = opened(run.assign(latent=latent), rung=0)
+    page = normal(run.assign(latent=latent), rung=0)
     page.focus(".tk-rail")
     for rung in (1, 2, 3, 4):
         press(page, "ArrowRight")
@@ -235,12 +215,12 @@ def test_frames_without_a_distribution(opened):
     assert page.locator(".tk-fault").count() == 2
 
 
-def test_nan_one_rung_many_channels_and_no_square(opened):
+def test_nan_one_rung_many_channels_and_no_square(normal):
     run = tk.testing.unsample_dataset(samples=2)
     latent = run.latent.copy(deep=True)
     latent[20, 0, 0, :2, :6] = np.nan
     broken = run.assign(latent=latent)
-    page = opened(broken)
+    page = normal(broken)
     assert "12 NaN, 0 Inf" in page.text_content(".tk-pair-left .tk-caption")
     assert page.locator(".tk-fault").count() == 1
     assert opaque(page, ".tk-over") == 0  # as in tk.normalized, nothing is left of that channel
@@ -253,26 +233,26 @@ def test_nan_one_rung_many_channels_and_no_square(opened):
     page.select_option("select", "1")
     until(page, "() => document.querySelectorAll('.tk-fault').length === 0")
 
-    page = opened(tk.at(run, sigma=1))
+    page = normal(tk.at(run, sigma=1))
     assert page.locator(".tk-rail").count() == 0 and "the only rung" in page.text_content(".tk-caption")
 
     many = xr.concat([run.drop_vars("channel")] * 5, "channel", data_vars="minimal")
-    page = opened(many.isel(channel=slice(0, 17)), channel=16)
+    page = normal(many.isel(channel=slice(0, 17)), channel=16)
     assert page.locator(".tk-plots .tk-plot").count() == 1
     page.focus(".tk-rail")
     press(page, "ArrowUp")
     until(page, "() => document.querySelectorAll('.tk-plots .tk-plot').length === 4")
     assert page.locator(".tk-badge").all_text_contents() == ["c12", "c13", "c14", "c15"] * 2
 
-    page = opened(run.isel(y=slice(0, 6)))
+    page = normal(run.isel(y=slice(0, 6)))
     box = page.locator(".tk-over").bounding_box()
     assert box["width"] / box["height"] == pytest.approx(16 / 6, rel=0.02)
 
 
 @pytest.mark.parametrize("width", [928, 700, 600, 420])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_sticks_out(opened, width, scheme):
-    page = opened(tk.testing.unsample_dataset(samples=2), width=width, scheme=scheme)
+def test_nothing_sticks_out(normal, width, scheme):
+    page = normal(tk.testing.unsample_dataset(samples=2), width=width, scheme=scheme)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.locator(".tk-view.tk-dark").count() == (scheme == "dark")
     inside = "r => [...document.querySelectorAll('.tk-view *:not(.tk-off, .tk-off *)')].filter(n =>"
@@ -280,8 +260,8 @@ def test_nothing_sticks_out(opened, width, scheme):
     assert page.evaluate(inside, width) == 0
 
 
-def test_it_speaks(opened):
-    page = opened(tk.testing.unsample_dataset())
+def test_it_speaks(normal):
+    page = normal(tk.testing.unsample_dataset())
     until(page, "() => document.querySelector('.tk-pair-left .tk-tile').getAttribute('aria-label')")
     assert page.locator("[role=slider]").count() == 2 and page.locator("[role=radiogroup]").count() == 2
     for node in page.locator("[role=slider], [role=radiogroup], [role=img]").all():
@@ -297,46 +277,3 @@ def test_it_speaks(opened):
     rung_is(page, 0)
     foot = "document.querySelector('.tk-value-text').textContent"
     until(page, f"() => {foot} === 'tk.normalized changes the last rung alone' || {foot}.includes('farther')")
-
-
-CELLS = [
-    "import toolkit as tk\nview = tk.views.normalize(tk.testing.unsample_dataset())\nview",
-    "print(view.rung, view.mode, view.channel, view.divider, round(view.sigma, 3))",
-    "view.rung, view.mode, view.divider = 3, 'global', 0.25",
-]
-
-
-def test_the_widget_in_jupyterlab(browser, lab):
-    code = {"cell_type": "code", "metadata": {}, "outputs": [], "execution_count": None}
-    cells = [code | {"source": source, "id": f"cell{i}"} for i, source in enumerate(CELLS)]
-    spec = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    content = {"cells": cells, "metadata": {"kernelspec": spec}, "nbformat": 4, "nbformat_minor": 5}
-    with browser.new_context(viewport={"width": 1300, "height": 1600}) as context:
-        wanted = {"type": "notebook", "format": "json", "content": content}
-        url = f"{lab}/api/contents/normal.ipynb"
-        assert context.request.put(url, data=wanted, headers={"Authorization": "token tok"}).ok
-        page = _open(context, lab, "normal.ipynb")
-        _run_cell(page, 0)
-        page.wait_for_selector(".tk-view .tk-rail svg")
-        page.locator(".tk-rail").click(position={"x": 200, "y": 60})
-        press(page, "End", "ArrowLeft", "2", "]")  # none of them is the notebook's while the view has focus
-        rung_is(page, 19)
-        divider_is(page, 55)
-        page.click("[aria-label=normalise] >> text=sample")
-        sigma = round(float(tk.testing.unsample_dataset().sigma[19]), 3)
-        for _ in range(50):  # traits come back on their own channel, which no cell waits for
-            said = _run_cell(page, 1).strip()
-            if said == f"19 sample 2 0.55 {sigma}":
-                break
-            page.wait_for_timeout(100)
-        assert said == f"19 sample 2 0.55 {sigma}"
-        _run_cell(page, 2)
-        rung_is(page, 3)
-        divider_is(page, 25)
-        page.wait_for_selector("[aria-label=normalise] [aria-checked=true] >> text=global")
-        before = drawn(page)
-        page.evaluate(
-            "window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})"
-        )
-        page.wait_for_selector(".tk-view.tk-dark")
-        until(page, "before => document.querySelector('.tk-over').toDataURL() !== before", before)
