@@ -40,7 +40,8 @@ const railOf = (last) => make("div", { class: "tk-rail", role: "slider", tabinde
 /** The rung that one is at, told to Python; the player; the keys that move; what drags and hovers over a rail do.
  *  `show` asks for a frame; `track` gives the rail, if there is one; `moved` follows every move. */
 function voyage(it, run, { show, track = () => null, moved = () => {}, zoom = () => {}, whole = () => {} }) {
-  const tell = throttle(() => it.write({ rung: run.rungs[me.k], sigma: run.sigma[me.k] }), 50);
+  const write = throttle(() => it.write({ rung: run.rungs[me.k], sigma: run.sigma[me.k] }), 50);
+  const tell = frame(write); // what goes to Python waits until the frame is drawn
   const go = (k) => { if (run.R) (me.k = clamp(k, 0, run.R - 1)), show(), tell(), moved(); };
   const hop = (n) => () => (play.stop(), go(me.k + n));
   const play = player((n) => go(me.k + n), (n) => me.k === (n > 0 ? run.R - 1 : 0));
@@ -61,7 +62,7 @@ function voyage(it, run, { show, track = () => null, moved = () => {}, zoom = ()
       + (run.log_snr ? `, log-SNR ${format.spoken(run.log_snr[me.k])}` : ""),
   };
   it.on("rung", () => { const k = run.nearest(it.get("rung")); if (k !== me.k) (me.k = k), show(); });
-  it.until(play.stop, tell.stop);
+  it.until(play.stop, tell.stop, write.stop);
   return me;
 }
 
