@@ -122,6 +122,17 @@ def test_solver_atlas_of_other_solvers_and_of_the_stored_table(tmp_path: Path):
         assert chart.width > 1500
 
 
+def test_views_of_another_photograph(tmp_path: Path):
+    made = execute("05_views", tmp_path, photo="flower", steps=20, rungs=40, seed=1)
+    names = ["compare.png", "ladder.zarr", "scrub.gif", "scrub.html", "scrub.png"]
+    assert sorted(path.name for path in made.iterdir()) == names
+    assert tk.open(made / "ladder.zarr").sizes["step"] == 41
+    with Image.open(made / "scrub.gif") as film:
+        assert film.n_frames == 21
+    with Image.open(made / "scrub.png") as now, Image.open(made / "compare.png") as beside:
+        assert now.width == beside.width == 1856
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_stored_notebook_is_fit_to_be_read_and_compared(path: Path):
     notebook = nbformat.read(path, 4)
