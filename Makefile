@@ -16,7 +16,7 @@ MADE  := $(addprefix $(OUT)/,01_unsample.ipynb unsample.zarr unsample.html strip
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval.cfg
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lab lint refresh clean
+.PHONY: help demo test test-slow lab lint refresh pictures clean
 
 help: ## list these commands
 	@echo "make <command>, one of:"
@@ -44,6 +44,9 @@ lint: $(READY) ## ruff: rules and format, notebooks included
 
 refresh: $(READY) ## run the notebooks and store their outputs, README's tables and its picture
 	$(SMALL) scripts/refresh.py
+
+pictures: $(READY) ## take the pictures of the views that README shows (needs chromium)
+	$(SMALL) scripts/pictures.py
 
 clean: ## remove what the commands left, but not .venv
 	rm -rf $(foreach file,$(MADE),"$(file)") build .pytest_cache .ruff_cache .hypothesis

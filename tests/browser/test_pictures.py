@@ -22,17 +22,37 @@ PAPER = {"light": 255, "dark": 17}
 def photograph():
     """A photograph to noise, at guidance 1, with the model that decodes it."""
     model = tk.load("photographs")
+    return unsampled(model, "dpmpp_2m", "karras", 20), model
+
+
+def unsampled(model, solver, schedule, steps, **more):
     image = model.draw(1, "china", seed=0)
-    asked = {"solver": "dpmpp_2m", "schedule": "karras", "steps": 20, "progress": False}
-    return tk.unsample(model, image, prompt="china", **asked), model
+    asked = {"solver": solver, "schedule": schedule, "steps": steps, "progress": False}
+    return tk.unsample(model, image, prompt="china", **asked, **more)
+
+
+def compared(run, model):
+    other = unsampled(model, "euler", "normal", 12, inverse="reverse")
+    return tk.views.compare(run, other, model=model)
+
+
+def regions(run, model):
+    """Three on a photograph, with a hole and an overlap."""
+    y, x = np.mgrid[:256, :256] / 255
+    masks = {"sky": y < 0.56, "dahlia": np.hypot(y - 0.62, x - 0.5) < 0.3, "trees": (y > 0.6) & (x < 0.36)}
+    prompts = {"sky": "china", "dahlia": "flower", "trees": "china"}
+    made = [tk.Region(mask, prompt=prompts[name], name=name, feather=1.5) for name, mask in masks.items()]
+    asked = {"solver": "dpmpp_2m", "schedule": "karras", "steps": 20, "shape": (1, *model.shape)}
+    fused = tk.regional(model, made, **asked, progress=False)
+    return tk.views.regions(made, model.decode(fused.latent[-1])[0], run=fused)
 
 
 VIEWS = {
     "scrubber": lambda run, model: tk.views.scrub(run, model=model),
     "normalise": lambda run, model: tk.views.normalize(tk.testing.ladder_dataset(size=64), "channel"),
     "schedule": lambda run, model: tk.views.schedules(),
-    "regions": lambda run, model: tk.views.regions(tk.testing.regional_dataset(size=64)),
-    "compare": lambda run, model: tk.views.compare(run, run.isel(step=slice(None, None, 2)), model=model),
+    "regions": regions,
+    "compare": compared,
 }
 
 
