@@ -152,6 +152,24 @@ def test_linked_traits(notebook, name):
     notebook.prints(f"print(view.{trait}, other.{trait}, slider.value)", "2 2 2")
 
 
+def test_the_dark_theme(notebook):
+    """All views at once: their paper, and every canvas that holds colours of a map."""
+    page = notebook.page
+    made = ", ".join(made for name, (made, _, _) in VIEWS.items() if name != "schedules")
+    notebook.run(f"import ipywidgets\nipywidgets.VBox([{made}])")
+    shown = "[...document.querySelectorAll('.tk-view')]"
+    until(page, f"() => {shown}.length === {len(VIEWS) - 1} && {shown}.every(v => v.querySelector('canvas'))")
+    settled(page)
+    first = f"{shown}.map(view => view.querySelector('canvas').toDataURL())"
+    before = page.evaluate(first)
+    assert page.locator(".tk-view.tk-dark").count() == 0
+    notebook.theme("dark")
+    until(page, f"before => {shown}.every(v => v.classList.contains('tk-dark')) && "
+          f"{first}.every((now, i) => now !== before[i])", before)  # fmt: skip
+    papers = page.evaluate(f"{shown}.map(view => getComputedStyle(view).backgroundColor)")
+    assert all(max(map(int, paper[4:-1].split(", ")[:3])) < 64 for paper in papers), papers
+
+
 def test_after_the_kernel_is_gone_and_in_a_new_one(notebook):
     """What is in the payload still answers; the cell run again gives a view with a kernel."""
     page = notebook.page
