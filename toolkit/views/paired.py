@@ -114,16 +114,17 @@ def apart(view: Any, run: Run) -> list[Column]:
         only = np.where(np.arange(len(rows))[:, None] == run.rungs[k], rows, -1)
         for _, mine, theirs in pairs(own, other, "latent", only, share):
             both = [v[view.sample] for v in ((mine, theirs) if at == 0 else (theirs, mine))]
-            return [*both, both[0] - both[1]]
+            with np.errstate(invalid="ignore"):  # Inf - Inf
+                return [*both, both[0] - both[1]]
         return []
 
     def limit(k: int, which: int) -> float:
-        planes = states(k)
+        finite = [plane[np.isfinite(plane)] for plane in states(k)]  # colour limits ignore what is not
         if which < 2:
-            reach = max(LIMIT_STD * float(np.nanstd(plane)) for plane in planes[:2])
+            reach = max((LIMIT_STD * float(plane.std()) for plane in finite[:2] if plane.size), default=0.0)
         else:
-            reach = float(np.nanquantile(np.abs(planes[2]), 0.995))
-        return reach if np.isfinite(reach) and reach > 0 else 1.0
+            reach = float(np.quantile(np.abs(finite[2]), 0.995)) if finite[2].size else 0.0
+        return reach or 1.0
 
     def column(which: int, title: str, second: str) -> Column:
         def planes(k: int, c: int) -> tuple[np.ndarray, np.ndarray]:

@@ -56,6 +56,12 @@ def check(dataset: Any, model: Any = None, empty: bool = False) -> xr.Dataset:
         raise bad("dataset", list(dataset.data_vars), "there is no variable `latent` to draw", line)
     if "sigma" not in dataset.coords:
         raise bad("dataset", list(dataset.coords), "the coordinate `sigma` is missing", line)
+    levels = np.asarray(dataset["sigma"].values, np.float64)
+    if (
+        not empty and not np.isfinite(levels).all()
+    ):  # rows to come of a run that is being written have none yet
+        known = "tk.view(ds.isel(step=numpy.flatnonzero(numpy.isfinite(ds.sigma))))"
+        raise bad("sigma", "NaN or Inf in it", "a finite level at every rung", known)
     dims = dataset.latent.dims
     if set(dims) - set(LATENT) or not {"y", "x"} <= set(dims):
         raise bad("dataset", dims, f"`latent` needs the dimensions {', '.join(LATENT)}, and no others", line)

@@ -49,7 +49,9 @@ class Run:
         """Codes (y, x) that stand for lo to hi, in colour on the scale -limit to limit: (y, x, 3), and where
         they are not finite."""  # fmt: skip
         (lo, hi), top = ends, self.meta["top"]
-        unit = ((lo + np.arange(256) * (hi - lo) / top) / limit + 1) / 2
+        unit = np.nan_to_num(
+            ((lo + np.arange(256) * (hi - lo) / top) / limit + 1) / 2
+        )  # all of it NaN: hatched
         places = np.clip(np.floor(unit * 255 + 0.5), 0, 255).astype(np.uint8)  # rounds as JavaScript does
         return table[places][plane], plane > top
 
