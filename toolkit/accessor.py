@@ -54,7 +54,7 @@ class Ladder:
 
     def schedules(self, model: Any = None) -> Any:
         """A widget of schedules of as many steps as the run has; see `tk.views.schedules`."""
-        return _views().schedules(model, steps=max(1, self._ds.sizes.get("step", 21) - 1))
+        return _views().schedules(model, steps=min(max(2, self._ds.sizes.get("step", 21) - 1), 1000))
 
     def regions(self, **options: Any) -> Any:
         """A widget of the regions of the run; see `tk.views.regions`."""
