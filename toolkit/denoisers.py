@@ -94,6 +94,9 @@ class Model:
     path, levels : Path, Levels
     channels : int
     shape : (channel, y, x) of a latent, or None where any size will do
+    usual_shape : the same of a run from noise that does not say it, where any size will do
+    multiple : int
+        Sides of a latent are multiples of it.
     name, prediction, fingerprint : str
         What the record says of the model.
     latent_scale : float
@@ -106,6 +109,8 @@ class Model:
     levels: Levels
     channels: int | None = None
     shape: tuple[int, int, int] | None = None
+    usual_shape: tuple[int, int, int] | None = None
+    multiple = 1
     name = "model"
     prediction = "x0"
     fingerprint: str | None = None
@@ -132,10 +137,14 @@ class Model:
             return out
         return Denoised(*(None if a is None else a.cpu().numpy() for a in out))
 
+    def recorded(self) -> dict[str, Any]:
+        """What the record of a run says of this model beside its name, levels, space and fingerprint."""
+        return {}
+
     def facts(self) -> dict[str, Any]:
         """What the repr shows."""
         low, high = self.levels.sigma_min, self.levels.sigma_max
-        sizes = self.shape or (self.channels,)
+        sizes = self.shape or self.usual_shape or (self.channels,)
         latent, sigma = " x ".join(map(str, sizes)), f"{low:.4g} to {high:.4g}"
         return {"path": self.path.name, "latent": latent, "sigma": sigma, "prediction": self.prediction}
 

@@ -32,9 +32,12 @@ def is_picture(given: Any) -> bool:
 
 
 def latent(
-    model: Any, given: Any, name: str = "latent", line: str = "tk.unsample(model, model.encode(image))"
-) -> torch.Tensor:
+    model: Any, given: Any, name: str = "latent", line: str = "tk.unsample(model, model.encode(image))",
+    space: str = "model",
+) -> torch.Tensor:  # fmt: skip
     """A (sample, channel, y, x) float64 tensor of its own, C-contiguous, where the model is.
+
+    A DataArray that says so must be in this `space`; nothing else knows in which it is.
 
     A transposed or channels_last tensor changes the last bits of sums and convolutions, and with them an
     exact replay.
@@ -47,6 +50,11 @@ def latent(
         if set(given.dims) != {"sample", "channel", "y", "x"}:
             wanted = "a DataArray with dims sample, channel, y, x"
             raise bad(name, given.dims, wanted, "run.latent.isel(step=-1)")
+        now = given.attrs.get("latent_space", space)
+        if now != space:
+            load = 'tk.comfy.load_latent("image.latent"' + (", model)" if space == "model" else ")")
+            wanted = "a latent in " + ("model space" if space == "model" else "the space of the VAE")
+            raise bad(name, f'latent_space="{now}"', wanted, load)
         given = given.transpose("sample", "channel", "y", "x")
     given = tensor(name, given, line)
     if given.ndim != 4 or 0 in given.shape:
@@ -57,12 +65,21 @@ def latent(
     if wanted is not None and tuple(given.shape[1:]) != tuple(wanted):
         wanted = f"this model's latents are (sample, {', '.join(map(str, wanted))})"
         raise bad(name, tuple(given.shape), wanted, line)
+    divides(name, given.shape, getattr(model, "multiple", 1))
     if not bool(torch.isfinite(given).all()):
         raise bad(name, "NaN or Inf in it", "finite numbers", f"{name}=torch.nan_to_num({name})")
     device = getattr(model, "device", given.device)
     return given.detach().to(
         device=device, dtype=torch.float64, memory_format=torch.contiguous_format, copy=True
     )
+
+
+def divides(name: str, shape: Sequence[int], multiple: int) -> None:
+    """Refuses a latent (sample, channel, y, x) that a model cannot cut into its patches."""
+    if shape[-2] % multiple or shape[-1] % multiple:
+        sides = [max(multiple, side - side % multiple) for side in shape[-2:]]
+        why = f"sides of this model's latents are multiples of {multiple}"
+        raise bad(name, tuple(shape), why, f"{name}[..., :{sides[0]}, :{sides[1]}]")
 
 
 def whole(name: str, given: Any, low: int, high: int | None, line: str) -> int:

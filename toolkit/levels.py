@@ -34,11 +34,12 @@ def number(argument: str, given: object, low: float, line: str, high: float = ma
     return float(given)
 
 
-def _discrete(kind: str, betas: np.ndarray, zero_snr: object) -> "Levels":
+def _discrete(kind: str, betas: np.ndarray, zero_snr: object, between: object = False) -> "Levels":
     line = "tk.Levels.scaled_linear(zero_snr=True)"
-    if not isinstance(zero_snr, (bool, np.bool_)):
-        raise bad("zero_snr", zero_snr, "True or False", line, TypeError)
-    return _usable(_Discrete(kind, tuple(betas.tolist()), bool(zero_snr)), line)
+    for name, given in (("zero_snr", zero_snr), ("between", between)):
+        if not isinstance(given, (bool, np.bool_)):
+            raise bad(name, given, "True or False", line, TypeError)
+    return _usable(_Discrete(kind, tuple(betas.tolist()), bool(zero_snr), bool(between)), line)
 
 
 def _like(given: Any, values: np.ndarray) -> Any:
@@ -118,7 +119,7 @@ class Levels(ABC):
         return _discrete("scaled_linear", np.linspace(low**0.5, high**0.5, TRAIN_STEPS) ** 2, zero_snr)
 
     @staticmethod
-    def from_betas(betas: Sequence[float], zero_snr: bool = False) -> "Levels":
+    def from_betas(betas: Sequence[float], zero_snr: bool = False, between: bool = False) -> "Levels":
         """Levels of any discrete noise schedule, by its betas (a diffusers scheduler has them as `betas`).
 
         Parameters
@@ -127,6 +128,9 @@ class Levels(ABC):
             In (0, 1), two or more, first the one next to the clean end.
         zero_snr : bool
             Rescale them to zero terminal SNR; give the betas as they were before.
+        between : bool
+            The clock runs between the trained steps too, linear in log sigma, as k-diffusion's and diffusers'
+            Euler have it; else it is the index of the nearest level, as in ComfyUI.
 
         Raises
         ------
@@ -149,7 +153,7 @@ class Levels(ABC):
         if not ((values > 0) & (values < 1)).all():
             wanted = "numbers between 0 and 1, both excluded (a last beta of 1 means zero terminal SNR)"
             raise bad("betas", betas, wanted, "tk.Levels.from_betas(betas_before_rescaling, zero_snr=True)")
-        return _discrete("from_betas", values, zero_snr)
+        return _discrete("from_betas", values, zero_snr, between)
 
     @staticmethod
     def edm(sigma_min: float = 0.002, sigma_max: float = 120.0) -> "Levels":
@@ -186,6 +190,7 @@ class _Discrete(Levels):
     kind: str
     betas: tuple[float, ...]
     zero_snr: bool
+    between: bool = False
     path = VE
     _above = ABOVE_ALL_LEVELS
 
@@ -212,6 +217,8 @@ class _Discrete(Levels):
 
     def time(self, sigma: Any) -> Any:
         log_sigma = np.log(np.maximum(np.asarray(sigma, np.float64), self.sigma_min))
+        if self.between:
+            return _like(sigma, np.interp(log_sigma, self._log_table, np.arange(len(self._log_table))))
         return _like(sigma, np.searchsorted(self._borders, log_sigma).astype(np.float64))
 
     def sigma(self, time: Any) -> Any:
@@ -224,7 +231,8 @@ class _Discrete(Levels):
         digest = hashlib.sha256(np.array(self.betas).tobytes()).hexdigest()[:16]
         first, last = self.betas[0], self.betas[-1]
         betas = {"count": len(self.betas), "first": first, "last": last, "sha256": digest}
-        return {"kind": self.kind, **betas, "zero_snr": self.zero_snr}
+        clock = {"between": True} if self.between else {}
+        return {"kind": self.kind, **betas, "zero_snr": self.zero_snr, **clock}
 
 
 @dataclass(frozen=True, repr=False)

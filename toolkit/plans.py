@@ -1,6 +1,8 @@
 """What a sample run needs to know before its first step: made fresh, or read from a recorded unsample."""
 
 import math
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +13,7 @@ import xarray as xr
 from . import inputs
 from .dataset import LATENT
 from .errors import bad
+from .inputs import divides
 from .inverse import Keeping, Replaying, frozen
 from .layouts import GRID, Layout, grid_of
 from .masks import free
@@ -20,6 +23,7 @@ from .solvers import Solver
 from .solvers import solver as find_solver
 from .solvers.contract import Eval
 
+GROUPING = ("max_rows", "compile")  # of how a network is asked: what moves its last bits, and nothing else
 STORED = {"offsets": "offsets", "noise": "the noise"}  # what a record holds for one solver alone
 
 
@@ -138,6 +142,7 @@ def replay(ds: xr.Dataset, model: Any, asked: Asked) -> Plan:
     plan.edited = [name for name, value in bound.items() if inputs.plain(value) != facts[name]]
     plan.edited += ["solver"] * (not same)
     plan.edited += ["model"] * (facts["fingerprint"] != getattr(model, "fingerprint", None))
+    _told_how(plan, facts, getattr(model, "recorded", dict)())
     # those with levels of their own end at a positive one, and have no step to 0
     plan.hop = levels[-1] == 0 and (plan.inverse != "reverse" or not solver.to_zero)
     plan.asked, plan.lands_on = levels, facts.get("lands_on") if same else None
@@ -160,6 +165,20 @@ def replay(ds: xr.Dataset, model: Any, asked: Asked) -> Plan:
             plan.past, plan.aux = (Eval(levels[0], plan.x),), rows("aux")(0)
     _told_where(plan, ds, model, asked, tensor, rows)
     return plan
+
+
+def _told_how(plan: Plan, facts: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """How the network is asked now and was asked then: another guidance is an edit, other groups are said."""
+    plan.edited += ["guidance"] * (facts.get("guidance") != own.get("guidance"))
+    for name in GROUPING:
+        was, now = facts.get(name), own.get(name)
+        if (was or None) != (now or None):
+            text = (
+                f"this run was recorded with {name}={was!r} and is replayed with {name}={now!r}: a network "
+                "gives the same bits only for the same grouping, so this is exact to its precision alone. "
+                f"Try: tk.load(..., {name}={was!r})"
+            )
+            warnings.warn(text, stacklevel=4)
 
 
 def _told_where(plan: Plan, ds: xr.Dataset, model: Any, asked: Asked, tensor: Any, rows: Any) -> None:
@@ -336,8 +355,9 @@ def _shape(model: Any, asked: Asked) -> tuple[int, ...]:
     line = "tk.sample(model, shape=(1, 4, 64, 64))"
     if given is None and hasattr(asked.noise, "shape"):
         given, name, line = asked.noise.shape, "noise", "tk.sample(model, noise=None)"
-    if given is None and own is not None:
-        return (_samples(asked), *own)
+    usual = own or getattr(model, "usual_shape", None)
+    if given is None and usual is not None:
+        return (_samples(asked), *usual)
     if given is None:
         raise bad(name, given, "this model takes any size, so say (sample, channel, y, x)", line)
     sizes = tuple(given) if isinstance(given, (list, tuple, torch.Size)) else ()
@@ -351,6 +371,7 @@ def _shape(model: Any, asked: Asked) -> tuple[int, ...]:
             f"this model's latents are (sample, {', '.join(map(str, own or (model.channels, 'y', 'x')))})"
         )
         raise bad(name, sizes, wanted, line)
+    divides(name, sizes, getattr(model, "multiple", 1))
     return sizes
 
 

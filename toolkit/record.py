@@ -42,6 +42,7 @@ def provenance(denoiser: Any, **facts: Any) -> dict[str, Any]:
             "latent_shift": float(getattr(model, "latent_shift", 0.0)),
             "model": getattr(model, "name", type(model).__name__.strip("_").lower()),
             "fingerprint": getattr(model, "fingerprint", None),
+            **getattr(model, "recorded", dict)(),
             "versions": versions(),
         }
     )

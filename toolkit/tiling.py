@@ -135,6 +135,9 @@ class Tiled(Model):
         """Where the inner model is."""
         return self.inner.device
 
+    def recorded(self) -> dict[str, Any]:
+        return self.inner.recorded()
+
     def facts(self) -> dict[str, Any]:
         count = " x ".join(str(len(axis)) for axis in self.windows.starts)
         tiles = {"windows": f"{count} of {_by(self.windows.window)}", "stride": _by(self.stride)}
@@ -283,6 +286,8 @@ def _window(model: Model, size: tuple[int, int], given: Any) -> tuple[int, int]:
     """The size of a window: the model's own, or what was asked for of one that has none."""
     line = f"tk.tiled(model, size={size}, window={tuple(min(n, 64) for n in size)})"
     if model.shape is None:
+        if given is None and model.usual_shape is not None:
+            return tuple(model.usual_shape[1:])
         if given is None:
             raise bad("window", None, "this model takes any size, and does not say which it is good at", line)
         return _pair("window", given, line)

@@ -1,9 +1,6 @@
 """Models ready to use: `load`, an adapter for each family of diffusers pipelines, and the photographs."""
 
 import importlib
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path as FilePath
 from typing import Any
@@ -15,12 +12,18 @@ DIGITS = FilePath(__file__).parent.parent / "assets" / "digits"
 
 # name -> module of this package with `build(device, dtype, **options) -> Model`
 CLOSED_FORMS = {"photographs": "photographs"}
-# pipeline class -> module of this package with `adapt(pipe) -> Model`
-FAMILIES = {"DiTPipeline": "dit"}
-UNKNOWN = f"not a pipeline this version runs; there are {', '.join(FAMILIES)}"
+# class of a pipeline's denoiser -> module of this package and its adapter, a Model of (pipe, name, asked)
+FAMILIES = {
+    "UNet2DConditionModel": ("stable", "Stable"),
+    "SD3Transformer2DModel": ("sd3", "SD3"),
+    "FluxTransformer2DModel": ("flux", "Flux"),
+    "DiTTransformer2DModel": ("dit", "DiT"),
+    "UNet2DModel": ("unet2d", "UNet2D"),
+}
 
 
-def load(source: Any = None, *, device: Any = None, dtype: Any = None, **options: Any) -> Model:
+def load(source: Any = None, *, device: Any = None, dtype: Any = None, max_rows: int | None = None,
+         compile: bool = False, guidance: float | None = None, **options: Any) -> Model:  # fmt: skip
     """A model to unsample with: images in and out, conditions, path and levels, all read from the pipeline.
 
     Parameters
@@ -28,26 +31,36 @@ def load(source: Any = None, *, device: Any = None, dtype: Any = None, **options
     source : str, path or pipeline, optional
         None is the embedded class-conditional digits pipeline (no network); "photographs" a closed-form model
         of two photographs in colour (no network, needs scikit-learn); else a folder or hub id of a diffusers
-        `DiTPipeline`, or such a pipeline that is in memory already.
+        pipeline (Stable Diffusion 1, 2, XL and 3, Flux, DiT, DDPM: any whose denoiser is one of
+        `FAMILIES`), a checkpoint in one ``.safetensors`` file, or a pipeline that is in memory already.
     device : str or torch.device, optional
         Where the model runs; None leaves a pipeline where it is, and is the CPU for one that is loaded.
     dtype : torch.dtype, optional
         Of the networks: float32 where None. The state of a run stays float64, and so does all of a closed
         form, which takes no other.
+    max_rows : int, optional
+        Most network rows (samples times conditions) of one forward; None is all at once.
+    compile : bool
+        Compile the network, on CUDA into graphs: the first call takes a minute, the next ones less time, and
+        the answers are the same to the network's precision. A compiled network wants one batch and size.
+    guidance : float, optional
+        What a guidance-distilled network is told (Flux dev: 3.5 where None; LCM: 7.5); others take none.
     **options
-        Passed to ``from_pretrained`` (revision, cache_dir, ...); "photographs" takes path and levels.
+        Passed to ``from_pretrained`` or ``from_single_file`` (revision, variant, cache_dir, a component such
+        as vae=, config= of a single file, ...); "photographs" takes path and levels.
 
     Returns
     -------
     Model
         With ``encode(image) -> (sample, channel, y, x)`` in model space, ``decode(latent) -> (sample, y, x,
-        rgb)`` in 0..1, ``path``, ``levels``, ``channels``, ``shape``.
+        rgb)`` in 0..1, ``path``, ``levels``, ``channels``, ``shape``. One that takes any size has
+        ``sized(height, width)``, one that takes texts ``condition(text)``.
 
     Raises
     ------
     ValueError, TypeError
-        For a source that is no pipeline, and for a family that is not supported. OSError with the hub's
-        reason where a repository cannot be had; ImportError for "photographs" without scikit-learn.
+        For a source that is no pipeline or a pickle, and for a family that is not supported. OSError with
+        the hub's reason where a repository cannot be had; ImportError for "photographs" without scikit-learn.
 
     Examples
     --------
@@ -59,69 +72,65 @@ def load(source: Any = None, *, device: Any = None, dtype: Any = None, **options
     """
     import torch
 
-    line = 'tk.load(), tk.load("photographs"), tk.load("path/to/a/DiTPipeline"), or tk.load(pipe)'
-    if device is not None:
-        try:
-            kind = torch.device(device).type
-        except (RuntimeError, TypeError):
-            raise bad("device", device, "a device that torch knows", 'tk.load(device="cpu")') from None
-        if kind == "cuda" and not torch.cuda.is_available():
-            raise bad("device", device, "there is no CUDA device here", 'tk.load(device="cpu")')
+    from .adapter import Asked
+
+    _check_device(device)
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise bad("dtype", dtype, "a floating torch dtype", "tk.load(dtype=torch.float32)", TypeError)
     if isinstance(source, str) and source in CLOSED_FORMS:
         home = importlib.import_module(f".{CLOSED_FORMS[source]}", __name__)
         return home.build(device=device, dtype=dtype, **options)
+    asked = Asked(*_checked(max_rows, compile, guidance))
     source = "digits" if source is None else source
     if isinstance(source, (str, PathLike)):
+        from .reading import read
+
         name = str(source)
-        pipe = _read(DIGITS if name == "digits" else source, dtype or torch.float32, options, line)
+        pipe = read(DIGITS if name == "digits" else source, dtype or torch.float32, options, FAMILIES)
     else:
         name, pipe = type(source).__name__, source
-    family = type(pipe).__name__
-    if family not in FAMILIES:
-        raise bad("source", family, UNKNOWN, line, TypeError)
+    module, adapter = FAMILIES[_family(pipe)]
     if pipe is source and dtype is not None:
         pipe.to(dtype=dtype)
     if device is not None:
         pipe.to(device)
-    return importlib.import_module(f".{FAMILIES[family]}", __name__).adapt(pipe, name)
+    return getattr(importlib.import_module(f".{module}", __name__), adapter)(pipe, name, asked)
 
 
-def _read(source: str | PathLike[str], dtype: Any, options: dict[str, Any], line: str) -> Any:
-    """The pipeline of a folder, or of a hub id; folders are read without the network."""
-    import diffusers
+def _check_device(device: Any) -> None:
+    import torch
 
-    folder = FilePath(source)
-    if folder.exists():
-        index = folder / "model_index.json"
-        if not index.is_file():
-            why = "this folder holds no model_index.json of a diffusers pipeline"
-            raise bad("source", str(source), why, line)
-        try:
-            family = json.loads(index.read_text()).get("_class_name")
-        except (ValueError, AttributeError) as exc:
-            raise bad("source", str(source), f"its model_index.json cannot be read ({exc})", line) from exc
-        if family not in FAMILIES:
-            raise bad("source", family, UNKNOWN, line)
-        options = {"local_files_only": True, **options}
-    elif len(folder.parts) != 2 or str(source).startswith((".", "/", "~")):
-        raise bad("source", str(source), "neither a folder that exists nor a hub id owner/name", line)
-    # low_cpu_mem_usage asks for accelerate; an older diffusers, with torch_dtype, ignores dtype: hence `to`
-    options = {"dtype": dtype, "use_safetensors": True, "low_cpu_mem_usage": False, **options}
-    with _quiet(diffusers.utils.logging):
-        return diffusers.DiffusionPipeline.from_pretrained(str(source), **options).to(dtype)
-
-
-@contextmanager
-def _quiet(logging: Any) -> Iterator[None]:
-    """diffusers remarks on every DiT folder's labels, and draws a bar for a short load; errors stay."""
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    if device is None:
+        return
     try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
+        kind = torch.device(device).type
+    except (RuntimeError, TypeError):
+        raise bad("device", device, "a device that torch knows", 'tk.load(device="cpu")') from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise bad("device", device, "there is no CUDA device here", 'tk.load(device="cpu")')
+
+
+def _checked(max_rows: Any, compile: Any, guidance: Any) -> tuple[int | None, bool, float | None]:
+    """The options of an adapter, or the error for one that is off."""
+    from .. import inputs
+
+    if not isinstance(compile, bool):
+        raise bad("compile", compile, "True or False", "tk.load(source, compile=True)", TypeError)
+    rows = (
+        None
+        if max_rows is None
+        else inputs.whole("max_rows", max_rows, 1, None, "tk.load(source, max_rows=4)")
+    )
+    told = None if guidance is None else inputs.number("guidance", guidance, "tk.load(source, guidance=3.5)")
+    return rows, compile, told
+
+
+def _family(pipe: Any) -> str:
+    """The class of a pipeline's denoiser, which is one of `FAMILIES`."""
+    from .reading import unsupported
+
+    for component in ("unet", "transformer"):
+        found = type(getattr(pipe, component, None)).__name__
+        if found in FAMILIES:
+            return found
+    raise unsupported(type(pipe).__name__, FAMILIES)

@@ -1,0 +1,165 @@
+"""Pipelines from folders, files and the hub: safetensors only, and what lies here without a network."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path as FilePath
+from typing import Any
+
+from ..errors import bad
+
+PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
+REFUSED = ("trust_remote_code", "custom_pipeline", "custom_revision")
+CHECKERS = ("safety_checker", "feature_extractor", "image_encoder")
+LINE = 'tk.load(), tk.load("photographs"), tk.load("path/to/a/pipeline"), or tk.load(pipe)'
+CONVERT = 'pipe.save_pretrained("folder", safe_serialization=True), then tk.load("folder")'
+
+
+def read(source: str | PathLike[str], dtype: Any, options: Mapping[str, Any], families: Mapping) -> Any:
+    """The diffusers pipeline of a folder, a ``.safetensors`` file or a hub id, its networks in `dtype`.
+
+    Raises ValueError for what is none of these, TypeError for a family that is not in `families`, OSError
+    with the reason where its files cannot be had.
+    """
+    import diffusers
+
+    for name in REFUSED:
+        if name in options:
+            raise bad(name, options[name], "no code of a repository is run", f'tk.load("{source}")')
+    place = FilePath(source)
+    options = {"dtype": dtype, "low_cpu_mem_usage": False, **options}  # True asks for accelerate
+    with _quiet():
+        if place.suffix in PICKLES:
+            why = (
+                "a pickle can run code when it is read: only .safetensors are. Convert it where you trust it"
+            )
+            raise bad("source", str(source), why, CONVERT)
+        if place.is_file():
+            return _single(diffusers, place, options, families).to(dtype)
+        if not place.exists() and (len(place.parts) != 2 or str(source).startswith((".", "/", "~"))):
+            raise bad("source", str(source), "neither a folder that exists nor a hub id owner/name", LINE)
+        return _pretrained(diffusers, source, options, families).to(dtype)
+
+
+def _pretrained(diffusers: Any, source: str | PathLike[str], options: dict, families: Mapping) -> Any:
+    """From a folder, or a hub id: its copy on this machine first."""
+    index, here = _index(diffusers, source, options)
+    _check_family(index, families, source)
+    options = {"use_safetensors": True, **options, "local_files_only": here}
+    # what runs nothing here, and what was saved as absent, which diffusers wants to be told again
+    absent = [name for name, each in index.items() if each == [None, None]]
+    left_out = {name: None for name in [*CHECKERS, *absent] if name in index and name not in options}
+    if "requires_safety_checker" in index or "safety_checker" in index:
+        left_out["requires_safety_checker"] = False
+    return _had(diffusers.DiffusionPipeline.from_pretrained, source, {**left_out, **options})
+
+
+def _index(diffusers: Any, source: str | PathLike[str], options: Mapping) -> tuple[dict, bool]:
+    """What `model_index.json` says, and whether the pipeline is read without the network."""
+    folder = FilePath(source)
+    if folder.exists() and not (folder / "model_index.json").is_file():
+        why = "this folder holds no model_index.json of a diffusers pipeline"
+        raise bad("source", str(source), why, LINE)
+    asked = {k: v for k, v in options.items() if k in ("cache_dir", "revision", "token", "proxies")}
+    config = diffusers.DiffusionPipeline.load_config
+    try:
+        return config(str(source), local_files_only=True, **asked), True
+    except OSError as exc:
+        if folder.exists():
+            why = f"its model_index.json cannot be read ({_short(exc)})"
+            raise bad("source", str(source), why, LINE) from exc
+    if options.get("local_files_only"):
+        why = "it is not among the models on this machine, and local_files_only=True"
+        raise bad("source", str(source), why, f'tk.load("{source}"), with a network', OSError)
+    return _had(config, source, asked), False
+
+
+def _check_family(index: Mapping, families: Mapping, source: Any) -> None:
+    """Refuses a pipeline by its index, before its weights are read."""
+    held = [each[1] for each in index.values() if isinstance(each, (list, tuple)) and len(each) == 2]
+    # DiT's first folders say Transformer2DModel, which diffusers knows to be a DiT
+    if not any(name in families or name == "Transformer2DModel" for name in held):
+        raise unsupported(str(index.get("_class_name")), families)
+
+
+def unsupported(given: str, families: Mapping) -> Exception:
+    """The error for a pipeline with another denoiser."""
+    why = f"not a pipeline this version runs: its denoiser is none of {', '.join(families)}"
+    return bad("source", given, why, LINE, TypeError)
+
+
+def _single(diffusers: Any, file: FilePath, options: dict, families: Mapping) -> Any:
+    """A checkpoint in one file, by diffusers' own loader; its config is a folder or hub id of the family."""
+    line = f'tk.load("{file}", config="folder/of/the/same/family")'
+    if file.suffix != ".safetensors":
+        raise bad("source", str(file), "a folder, or a .safetensors file", LINE)
+    config = options.pop("config", None) or _usual_config(diffusers, file, line)
+    try:
+        index, here = _index(diffusers, config, options)
+    except OSError as exc:
+        why = f"which config it goes with is known ({config}), and that cannot be had: {_short(exc)}"
+        raise bad("source", str(file), why, line, OSError) from exc
+    _check_family(index, families, config)
+    family = getattr(diffusers, index["_class_name"])
+    asked = {"torch_dtype": options.pop("dtype"), **options, "local_files_only": here, "config": str(config)}
+    asked.pop("low_cpu_mem_usage", None)
+    return _had(family.from_single_file, file, asked, line)
+
+
+def _usual_config(diffusers: Any, file: FilePath, line: str) -> str:
+    """The hub id that a checkpoint's names and shapes are those of, as diffusers knows them."""
+    import torch
+    from diffusers.loaders import single_file_utils
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "pt") as held:
+            shapes = {name: held.get_slice(name).get_shape() for name in held.keys()}  # noqa: SIM118
+    except SafetensorError as exc:
+        raise bad("source", str(file), f"no safetensors file, or one cut short ({exc})", line) from exc
+    empty = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    return single_file_utils.fetch_diffusers_config(empty)["pretrained_model_name_or_path"]
+
+
+def _had(read: Any, source: Any, options: Mapping, line: str | None = None) -> Any:
+    """What diffusers reads, or its reason and the line to type."""
+    try:
+        return read(str(source), **options)
+    except OSError as exc:
+        why = _short(exc)
+        if "gated" in why or "401" in why or "403" in why:
+            line = "hf auth login, once its licence is accepted on the hub"
+        elif "safetensors" in why or ".bin" in why:
+            folder = FilePath(source)
+            variants = {part.name.split(".")[-2] for part in folder.rglob("*.*.safetensors")} - {""}
+            named = [name for name in variants if not name.startswith("model-")]
+            line = f'tk.load("{source}", variant="{named[0]}")' if named else CONVERT
+        raise bad(
+            "source", str(source), why, line or f'tk.load("{source}"), with a network', OSError
+        ) from exc
+
+
+def _short(exc: BaseException) -> str:
+    """An error's first sentences, in one line."""
+    text = " ".join(str(exc).split())
+    return text if len(text) <= 400 else text[:397] + "..."
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Both libraries remark on many a folder, and draw bars for a short load; errors stay."""
+    import diffusers
+    import transformers
+
+    homes = (diffusers.utils.logging, transformers.utils.logging)
+    before = [(home.get_verbosity(), home.is_progress_bar_enabled()) for home in homes]
+    for home in homes:
+        home.set_verbosity_error()
+        home.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for home, (level, bars) in zip(homes, before, strict=True):
+            home.set_verbosity(level)
+            if bars:
+                home.enable_progress_bar()
