@@ -1,6 +1,8 @@
-"""What several tests need: the reference mixture on both paths, and its images."""
+"""What several tests need: the reference mixture on both paths, its images, pipelines in folders."""
 
+import functools
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -69,3 +71,17 @@ def images(reference) -> dict[str, torch.Tensor]:
 def digits_model():
     """The embedded pipeline, loaded once."""
     return tk.load()
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory) -> Callable[[str], Path]:
+    """The folder of a tiny pipeline by its name in `tiny.PIPELINES`, made once; to be left as it is."""
+    root = tmp_path_factory.mktemp("tiny")
+
+    @functools.cache
+    def folder(name: str) -> Path:
+        import tiny  # diffusers takes seconds to import
+
+        return tiny.save(name, root / name.replace(" ", "-"))
+
+    return folder

@@ -89,8 +89,8 @@ class Pipeline(Model):
             module.eval().requires_grad_(False)
         self._describe()
         self.fingerprint = fingerprint(*modules)
-        if self.vae is not None and self.vae.dtype == torch.float16 and self.vae.config.get("force_upcast"):
-            self.vae.to(torch.float32)  # its activations overflow in float16
+        if self.overflows and self.vae.dtype == torch.float16:
+            self.vae.float()
         self._forward = self._compiled() if asked.compile else self.network
         self._prompts: dict[Any, Condition] = {}
         self._batches: dict[tuple[int, ...], tuple[list[Condition], dict[str, torch.Tensor]]] = {}
@@ -110,6 +110,7 @@ class Pipeline(Model):
 
     factor = 1  # pixels of an image a latent pixel
     latent_shift = 0.0
+    overflows = False  # whether the activations of the VAE are too large for float16
 
     def _check_vae(self) -> None:
         config, line = self.vae.config, "pipe.vae = the autoencoder that this network was trained with"
@@ -220,7 +221,7 @@ class Pipeline(Model):
 
         def network(seen: torch.Tensor) -> torch.Tensor:
             time = torch.full((len(seen),), self.time(sigma), device=seen.device)
-            if self.asked.compile:
+            if self.graphs:
                 torch.compiler.cudagraph_mark_step_begin()
             return self.ask(seen.to(self.network.dtype), time, conditions)
 
@@ -234,10 +235,14 @@ class Pipeline(Model):
         """What the network predicts: x (row, channel, y, x) in its dtype, time (row,)."""
         raise NotImplementedError
 
+    @property
+    def graphs(self) -> bool:
+        """Whether a step is one CUDA graph, which takes away what starting a thousand kernels costs."""
+        return self.asked.compile and self.device.type == "cuda"
+
     def _compiled(self) -> Any:
-        # CUDA graphs take away what starting a thousand kernels a step costs
-        graphs = self.device.type == "cuda"
-        return torch.compile(self.network, mode="reduce-overhead" if graphs else "default", dynamic=False)
+        mode = "reduce-overhead" if self.graphs else "default"
+        return torch.compile(self.network, mode=mode, dynamic=False)
 
     # --- images
 

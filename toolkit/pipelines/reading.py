@@ -1,5 +1,7 @@
 """Pipelines from folders, files and the hub: safetensors only, and what lies here without a network."""
 
+import re
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
@@ -8,6 +10,7 @@ from typing import Any
 
 from ..errors import bad
 
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 REFUSED = ("trust_remote_code", "custom_pipeline", "custom_revision")
 CHECKERS = ("safety_checker", "feature_extractor", "image_encoder")
@@ -27,7 +30,8 @@ def read(source: str | PathLike[str], dtype: Any, options: Mapping[str, Any], fa
         if name in options:
             raise bad(name, options[name], "no code of a repository is run", f'tk.load("{source}")')
     place = FilePath(source)
-    options = {"dtype": dtype, "low_cpu_mem_usage": False, **options}  # True asks for accelerate
+    sparing = diffusers.utils.is_accelerate_available()  # weights once in memory, not twice
+    options = {"dtype": dtype, "low_cpu_mem_usage": sparing, **options}
     with _quiet():
         if place.suffix in PICKLES:
             why = (
@@ -36,7 +40,7 @@ def read(source: str | PathLike[str], dtype: Any, options: Mapping[str, Any], fa
             raise bad("source", str(source), why, CONVERT)
         if place.is_file():
             return _single(diffusers, place, options, families).to(dtype)
-        if not place.exists() and (len(place.parts) != 2 or str(source).startswith((".", "/", "~"))):
+        if not place.exists() and not HUB_ID.fullmatch(str(source)):
             raise bad("source", str(source), "neither a folder that exists nor a hub id owner/name", LINE)
         return _pretrained(diffusers, source, options, families).to(dtype)
 
@@ -129,6 +133,8 @@ def _had(read: Any, source: Any, options: Mapping, line: str | None = None) -> A
         why = _short(exc)
         if "gated" in why or "401" in why or "403" in why:
             line = "hf auth login, once its licence is accepted on the hub"
+        elif "Unable to load weights" in why:
+            line = f'tk.load("{source}"), once that file is copied again: it is cut short, or spoiled'
         elif "safetensors" in why or ".bin" in why:
             folder = FilePath(source)
             variants = {part.name.split(".")[-2] for part in folder.rglob("*.*.safetensors")} - {""}
@@ -157,7 +163,10 @@ def _quiet() -> Iterator[None]:
         home.set_verbosity_error()
         home.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            # diffusers asks the hub's client, each time, for something that this has given up
+            warnings.filterwarnings("ignore", message=".*local_dir_use_symlinks")
+            yield
     finally:
         for home, (level, bars) in zip(homes, before, strict=True):
             home.set_verbosity(level)

@@ -30,6 +30,7 @@ class Stable(Pipeline):
         self.xl = config.addition_embed_type == "text_time"
         self._sizes: dict[tuple[int, ...], torch.Tensor] = {}
         super()._describe()
+        self.overflows = self.xl and bool(self.vae.config.get("force_upcast"))
 
     def recorded(self) -> dict[str, Any]:
         told = {} if self.network.config.time_cond_proj_dim is None else {"guidance": self._guidance()}
