@@ -141,8 +141,9 @@ def replay(ds: xr.Dataset, model: Any, asked: Asked) -> Plan:
     plan.image = latent[0].values
     plan.edited = [name for name, value in bound.items() if inputs.plain(value) != facts[name]]
     plan.edited += ["solver"] * (not same)
-    plan.edited += ["model"] * (facts["fingerprint"] != getattr(model, "fingerprint", None))
-    _told_how(plan, facts, getattr(model, "recorded", dict)())
+    owner = getattr(model, "model", None) or model  # of a model with its conditions bound
+    plan.edited += ["model"] * (facts["fingerprint"] != getattr(owner, "fingerprint", None))
+    _told_how(plan, facts, getattr(owner, "recorded", dict)())
     # those with levels of their own end at a positive one, and have no step to 0
     plan.hop = levels[-1] == 0 and (plan.inverse != "reverse" or not solver.to_zero)
     plan.asked, plan.lands_on = levels, facts.get("lands_on") if same else None

@@ -6,8 +6,9 @@ A family says how its prompts are encoded (`condition`) and how its network is a
 import copy
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +33,15 @@ class Asked(NamedTuple):
     max_rows: int | None = None
     compile: bool = False
     guidance: float | None = None
+
+
+def kept(held: dict, key: Hashable, make: Callable[[], Any]) -> Any:
+    """What `held` has under a key, made where it has nothing; the oldest goes where there are too many."""
+    if key not in held:
+        while len(held) >= KEPT:
+            held.pop(next(iter(held)))
+        held[key] = make()
+    return held[key]
 
 
 class Condition:
@@ -93,7 +103,7 @@ class Pipeline(Model):
             self.vae.float()
         self._forward = self._compiled() if asked.compile else self.network
         self._prompts: dict[Any, Condition] = {}
-        self._batches: dict[tuple[int, ...], tuple[list[Condition], dict[str, torch.Tensor]]] = {}
+        self._batches: dict[tuple, dict[str, torch.Tensor]] = {}
 
     def _describe(self) -> None:
         """Sizes, levels and prediction, as the pipeline's configurations have them."""
@@ -177,12 +187,8 @@ class Pipeline(Model):
         if prompt is not None and not isinstance(prompt, str):
             wanted = "a text, None for none, or what model.condition(text) gives; a list is one a sample"
             raise bad(name, prompt, wanted, f'{name}="a photograph of a cat"', TypeError)
-        key = (prompt, name == "negative")
-        if key not in self._prompts:
-            while len(self._prompts) >= KEPT:
-                self._prompts.pop(next(iter(self._prompts)))
-            self._prompts[key] = self.condition(prompt, negative=name == "negative")
-        return self._prompts[key]
+        negative = name == "negative"
+        return kept(self._prompts, (prompt, negative), lambda: self.condition(prompt, negative))
 
     def condition(self, prompt: str | None, negative: bool = False) -> Condition:
         """A text, encoded as this pipeline does it; None is what it takes for no prompt."""
@@ -197,14 +203,12 @@ class Pipeline(Model):
 
     def _stacked(self, conditions: list[Condition]) -> dict[str, torch.Tensor]:
         """The tensors of some prompts, (row, ...); kept, since a run asks for the same ones at every step."""
-        key = tuple(map(id, conditions))
-        if key not in self._batches:
+
+        def stacked() -> dict[str, torch.Tensor]:
             names = conditions[0].tensors
-            made = {name: torch.cat([each.tensors[name] for each in conditions]) for name in names}
-            while len(self._batches) >= KEPT:
-                self._batches.pop(next(iter(self._batches)))
-            self._batches[key] = (list(conditions), made)  # held, so that no id of them is given away
-        return self._batches[key][1]
+            return {name: torch.cat([each.tensors[name] for each in conditions]) for name in names}
+
+        return kept(self._batches, tuple(conditions), stacked)
 
     # --- the network
 
@@ -223,7 +227,7 @@ class Pipeline(Model):
             time = torch.full((len(seen),), self.time(sigma), device=seen.device)
             if self.graphs:
                 torch.compiler.cudagraph_mark_step_begin()
-            return self.ask(seen.to(self.network.dtype), time, conditions)
+            return self.ask(seen.to(self._dtype), time, conditions)
 
         return network
 
@@ -235,7 +239,12 @@ class Pipeline(Model):
         """What the network predicts: x (row, channel, y, x) in its dtype, time (row,)."""
         raise NotImplementedError
 
-    @property
+    @cached_property
+    def _dtype(self) -> torch.dtype:
+        """Of the network: asked once, since diffusers looks through all of its modules for an answer."""
+        return self.network.dtype
+
+    @cached_property
     def graphs(self) -> bool:
         """Whether a step is one CUDA graph, which takes away what starting a thousand kernels costs."""
         return self.asked.compile and self.device.type == "cuda"

@@ -7,7 +7,7 @@ import torch
 
 from ..denoisers import one_a_sample
 from ..errors import bad, unknown
-from .adapter import Pipeline
+from .adapter import Pipeline, kept
 
 
 class Labelled(Pipeline):
@@ -43,7 +43,13 @@ class Labelled(Pipeline):
             raise bad(name, prompt, f"a class label from 0 to {self.classes - 1}", f"{name}=3")
         return int(prompt)
 
+    def _stacked(self, conditions: list) -> dict[str, torch.Tensor]:
+        if self.classes == 0:
+            return {}
+        made = kept(self._batches, tuple(conditions), lambda: torch.tensor(conditions, device=self.device))
+        return {"class_labels": made}
+
     def ask(self, x: torch.Tensor, time: torch.Tensor, conditions: list) -> torch.Tensor:
         """The network under labels, where it has any; a learned variance is no use to an ODE."""
-        told = {"class_labels": torch.tensor(conditions, device=x.device)} if self.classes else {}
+        told = self._stacked(conditions)
         return self._forward(x, timestep=time, return_dict=False, **told)[0][:, : self.channels]

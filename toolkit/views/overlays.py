@@ -17,6 +17,7 @@ from ..errors import bad
 from ..typefaces import heavy
 from .paper import Sheet, colours, tokens
 from .payload import ATLAS, Payload, build, check, column, decoded, encode, rows_with_latent
+from .unpacked import rgb
 
 LINE = "tk.views.regions([tk.Region(tk.box(0.0, 0.0, 0.5, 1.0), prompt=3)])"
 DEFAULTS = {"feather": 0.0, "grow": 0.0, "strength": 1.0}
@@ -196,7 +197,7 @@ def _size(given: Any, run: Any, model: Any, image: Any, shown: list[Shown]) -> t
         raise bad("size", pair, wanted, "tk.views.regions(regions, run=run)")
     if run is not None:
         return (run.sizes["y"], run.sizes["x"]), "of the run"
-    own = getattr(model, "shape", None)
+    own = getattr(model, "shape", None) or getattr(model, "usual_shape", None)
     if own is not None and len(own) == 3:
         return (int(own[1]), int(own[2])), "of the model"
     if image is not None:
@@ -291,8 +292,8 @@ def still(view: Any) -> bytes:
     places = np.arange(width) + 0.5, np.arange(height) + 0.5
     for fit, cat in zip(fits, cats, strict=True):
         colour = tokens()[f"cat-{cat}"]
-        rgb = np.array([int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)])
-        layer = np.concatenate([np.broadcast_to(rgb, (*fit.shape, 3)), 0.3 * fit[..., None]], axis=2)
+        tint = np.array(rgb(colour)) / 255
+        layer = np.concatenate([np.broadcast_to(tint, (*fit.shape, 3)), 0.3 * fit[..., None]], axis=2)
         axes.imshow(layer, extent=(0, width, height, 0), aspect="auto", interpolation="bilinear")
         if min(fit.shape) > 1 and fit.min() < 0.5 < fit.max():
             axes.contour(*places, fit, levels=[0.5], colors=[colour], linewidths=1.4)
@@ -308,9 +309,8 @@ def still(view: Any) -> bytes:
     sheet.text(side, y, f"Hole {100 * hole:.1f} %, overlap {100 * overlap:.1f} %", 11, "muted")
     for k, (name, fit, cat) in enumerate(zip(names, fits, cats, strict=True)):
         x, top = 12 + (k % 6) * (tile + 16), 56 + down + 34 + (k // 6) * (tall + 30)
-        colour = tokens()[f"cat-{cat}"]
-        rgb = np.array([int(colour[c : c + 2], 16) / 255 for c in (1, 3, 5)])
-        sheet.picture(x, top, tile, 1 - fit[..., None] * (1 - rgb))
+        tint = np.array(rgb(tokens()[f"cat-{cat}"])) / 255
+        sheet.picture(x, top, tile, 1 - fit[..., None] * (1 - tint))
         sheet.text(x, top + tall + 15, f"{k} {_short(name, 16)}", 11, parse_math=False)
     sheet.text(12, 56 + down + 22, "What the sampler sees", 12, fontweight=heavy())
     sheet.text(12, sheet.height - 12, TOLD, 11, "muted")
