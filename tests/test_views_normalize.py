@@ -215,8 +215,3 @@ def test_page_holds_the_state_and_is_closed(tmp_path):
     assert "default-src 'none'" in text and not re.search(r"\bfetch\(|^\s*import\b", module(), re.M)
     with pytest.raises(FileNotFoundError, match="mkdir"):
         view.to_html(tmp_path / "no" / "a.html")
-
-
-def test_the_module_is_small():
-    own = module().split("// The normalise comparator")[1]
-    assert len(own.splitlines()) <= 250

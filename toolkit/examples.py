@@ -90,8 +90,9 @@ def _pictures(rng: np.random.Generator, samples: int, size: int) -> np.ndarray:
     return shape + gain * ground + np.array([-0.6, 0.35, 0.0, 0.0])[:, None, None]
 
 
-def _mixed(seed: int, steps: int, size: int, samples: int, path: Path, line: str) -> Mixed:
+def _mixed(seed: int, steps: int, size: int, samples: int, path: Path, kind: str) -> Mixed:
     """The pictures and the noise of a seed, or the error for what they cannot be made of."""
+    line = f"tk.testing.{kind}_dataset(seed=0, steps=20, size=16, samples=1)"
     for name, value in (("steps", steps), ("size", size), ("samples", samples)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise bad(name, value, "a whole number, 1 or more", line)
@@ -172,8 +173,7 @@ def ladder_dataset(seed: int = 0, steps: int = 20, size: int = 16, samples: int 
     >>> dict(tk.testing.ladder_dataset().sizes)
     {'step': 21, 'sample': 1, 'channel': 4, 'y': 16, 'x': 16}
     """
-    line = "tk.testing.ladder_dataset(seed=0, steps=20, size=16, samples=1)"
-    mixed = _mixed(seed, steps, size, samples, path, line)
+    mixed = _mixed(seed, steps, size, samples, path, "ladder")
     latent = mixed.states().astype(np.float32)
     shift, scale = shift_and_scale(latent, "off")
     never = np.zeros(len(mixed.sigma), int)
@@ -211,8 +211,7 @@ def unsample_dataset(seed: int = 0, steps: int = 20, size: int = 16, samples: in
     >>> int(run.nfe[-1]), bool(run.denoised[0].isnull().all())
     (19, True)
     """
-    line = "tk.testing.unsample_dataset(seed=0, steps=20, size=16, samples=1)"
-    return _up(_mixed(seed, steps, size, samples, path, line), seed)
+    return _up(_mixed(seed, steps, size, samples, path, "unsample"), seed)
 
 
 def _up(mixed: Mixed, seed: int) -> xr.Dataset:
@@ -253,8 +252,7 @@ def sample_dataset(seed: int = 0, steps: int = 20, size: int = 16, samples: int 
     >>> round(float(run.sigma[0]), 1), float(run.sigma[-1]), int(run.nfe[-1])
     (14.6, 0.0, 20)
     """
-    line = "tk.testing.sample_dataset(seed=0, steps=20, size=16, samples=1)"
-    return _down(_mixed(seed, steps, size, samples, path, line), seed)
+    return _down(_mixed(seed, steps, size, samples, path, "sample"), seed)
 
 
 def _down(mixed: Mixed, seed: int) -> xr.Dataset:
@@ -294,8 +292,7 @@ def round_trip_dataset(seed: int = 0, steps: int = 20, size: int = 16, samples: 
     >>> trip.calls.values.tolist(), bool(trip.error[0] < 0.05)
     ([19, 20], True)
     """
-    line = "tk.testing.round_trip_dataset(seed=0, steps=20, size=16, samples=1)"
-    mixed = _mixed(seed, steps, size, samples, path, line)
+    mixed = _mixed(seed, steps, size, samples, path, "round_trip")
     up, down, every = _up(mixed, seed), _down(mixed, seed), (1, 2, 3)
     given, top, returned = up.latent[0].values, up.latent[-1].values, down.latent[-1].values
     far, long = (np.sqrt(np.square(v).sum(every)) for v in (returned - given, given))
@@ -342,8 +339,7 @@ def regional_dataset(seed: int = 0, steps: int = 20, size: int = 16, samples: in
     >>> run.region.values.tolist(), round(float(run.weight[-1, :, 8, 15].sum()), 6)
     (['base', 'left', 'right'], 1.0)
     """
-    line = "tk.testing.regional_dataset(seed=0, steps=20, size=16, samples=1)"
-    mixed = _mixed(seed, steps, size, samples, path, line)
+    mixed = _mixed(seed, steps, size, samples, path, "regional")
     masks, rows = _region_masks(size), len(mixed.sigma)
     asked = np.stack(
         [mixed.clean, *(_pictures(np.random.default_rng([seed, k]), samples, size) for k in (1, 2))]

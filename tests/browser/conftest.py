@@ -258,7 +258,7 @@ def notebook(shared_notebook: Notebook) -> Iterator[Notebook]:
 
     def collect(fault: Any) -> None:
         if "blob:" in (fault.stack or ""):  # where a widget's module is from; else it is JupyterLab's own
-            faults.append(str(fault))
+            faults.append(fault.stack)
 
     shared_notebook.clear()
     shared_notebook.page.on("pageerror", collect)

@@ -170,6 +170,35 @@ def test_the_dark_theme(notebook):
     assert all(max(map(int, paper[4:-1].split(", ")[:3])) < 64 for paper in papers), papers
 
 
+def test_out_of_the_page_while_the_theme_changes(notebook):
+    """There a view has no colours to read: it has them when it is back, and who goes for good needs none."""
+    page = notebook.page
+    made = ", ".join(made for made, _, _ in VIEWS.values())
+    notebook.run(f"import ipywidgets\nipywidgets.VBox([{made}])")
+    shown = "[...document.querySelectorAll('.tk-view')]"
+    until(page, f"() => {shown}.filter(v => v.querySelector('.tk-foot kbd')).length === {len(VIEWS)}")
+    settled(page)
+    page.evaluate(f"""() => {{
+      window.away = {shown}.map(view => [view.parentNode, view]);
+      for (const [, view] of away) view.remove();
+    }}""")
+    settled(page)
+    notebook.theme("dark")
+    settled(page)
+    page.evaluate("for (const [place, view] of away) place.append(view)")
+    until(page, f"() => {shown}.filter(v => v.classList.contains('tk-dark')).length === {len(VIEWS)}")
+    notebook.ask("model.sharedModel.addCell({cell_type: 'code', source: ''}) && 0")
+    left = page.evaluate(f"""() => new Promise(done => {{ // before a frame in which they would be drawn
+      const cells = {notebook.PANEL}.content.model.sharedModel;
+      new MutationObserver((_, changes) => {{
+        changes.disconnect(), cells.deleteCellRange(0, cells.cells.length - 1);
+        requestAnimationFrame(() => requestAnimationFrame(() => done({shown}.length)));
+      }}).observe(document.body, {{ attributeFilter: ['data-jp-theme-name'] }});
+      window.jupyterapp.commands.execute('apputils:change-theme', {{ theme: 'JupyterLab Light' }});
+    }})""")
+    assert left == 0
+
+
 def test_after_the_kernel_is_gone_and_in_a_new_one(notebook):
     """What is in the payload still answers; the cell run again gives a view with a kernel."""
     page = notebook.page

@@ -20,7 +20,7 @@ from .paired import apart, still
 from .payload import ATLAS, KINDS, RUNGS, TOP, Payload, check, column, cut, rows_with_latent, shown
 from .scene import Scene
 from .unpacked import Run
-from .widget import RungView, some, source
+from .widget import RungView, levels_of, some, source
 
 MODES, AXES, RUNS = ("side", "split", "blink"), ("log_sigma", "sigma"), ("A", "B")
 LINE = "tk.views.compare(a, b)"
@@ -230,7 +230,7 @@ class Comparer(RungView):
 
     @property
     def _levels(self) -> np.ndarray:
-        return np.array([float(v) for v in self._run["sigma"]])
+        return levels_of(self._run)
 
     @property
     def difference(self) -> xr.Dataset:

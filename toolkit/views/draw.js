@@ -673,10 +673,8 @@ function tablesOf(bytes, index) {
 
 /** Bytes of a payload as typed arrays, with the numbers of any (rung, sample, channel) within reach. */
 function unpack(meta, blob) {
-  const [R, S, C, H, W] = meta.shape, floats = new Float32Array(blob("floats").slice().buffer), table = {};
+  const [R, S, C, H, W] = meta.shape, table = tablesOf(blob("floats"), meta.floats);
   const codes = { latent: blob("latent"), denoised: blob("denoised") }, cell = (k, s, c) => (k * S + s) * C + c;
-  let start = 0;
-  for (const [name, size] of meta.floats) table[name] = floats.subarray(start, (start += size));
   const numbers = ["sigma", "timestep", "log_snr", "nfe"].map((name) => [name, meta[name]?.map(Number)]);
   return { ...meta, ...Object.fromEntries(numbers), R, S, C, H, W, codes,
     names: Array.from({ length: C }, (_, c) => meta.channels[c] ?? `c${c}`),

@@ -1,5 +1,5 @@
 // The schedule explorer: several schedules over each other, sliders for what their formulas leave open, and the line
-// of Python that makes the curve. draw.js and formulas.js stand before it.
+// of Python that makes the curve. draw.js, rungs.js, formulas.js and shelf.js stand before it.
 
 const AXES = [["log_sigma", "log \u03c3"], ["sigma", "\u03c3"]], READ = 7; // rows in the read-out
 const HINTS = [[["\u2191", "\u2193"], "schedule"], [["\u2190", "\u2192"], "step"], [["0", "9"], "show or hide"],
@@ -9,10 +9,10 @@ const MORE_HINTS = [[["\u21e7"], "by ten"], [["PgUp", "PgDn"], "a tenth"], [["Ho
 const TRAITS = ["focused", "shown", "options", "steps", "step", "axis"];
 
 function render({ model, el }) {
-  const get = (name) => model.get(name), quiet = [], slots = {};
-  const levels = () => levelsOf(get("_levels"), new Float32Array(asBytes(get("_table")).slice().buffer));
+  const it = traits(model), { get, blob } = it, slots = {};
+  const levels = () => levelsOf(get("_levels"), new Float32Array(blob("table").slice().buffer));
   const entries = get("_schedules"), entry = Object.fromEntries(entries.map((e) => [e.name, e]));
-  const state = { help: false, tip: null, drawn: "", dials: "" };
+  const state = { tip: null, drawn: "", dials: "" };
   const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
   let wide = 0, width = 0, telling = false, L = levels(), cache = {}, curves = {}, plots = [], dials = [], held, svg;
   const show = frame(draw), settle = rest(describe, 180), announce = rest(() => put(live, spoken()), 1000);
@@ -47,11 +47,7 @@ function render({ model, el }) {
   const copy = () => void copyText(line(), code).then((done) => {
     put(copied, done ? "Copied" : "Ctrl C"), put(live, done ? "copied" : "selected, press Ctrl C"), relabel();
   });
-  function help() { state.help = !state.help, layout(); }
-  function leave() {
-    if (state.help) return help();
-    document.activeElement.blur(), el.closest(".jp-Cell")?.focus();
-  }
+  const leave = () => bottom.close() || leaveView(el);
 
   // ---- the bands, once
   const button = (name, label, click, o) => make("button", { type: "button", class: name, click, ...o }, label);
@@ -67,30 +63,27 @@ function render({ model, el }) {
   const code = make("code"), note = make("span", { class: "tk-note" }), copied = button("tk-copy", "Copy", copy);
   const well = make("div", { class: "tk-well", mousedown: (e) => e.stopPropagation() }, code, note, copied);
   const shelf = make("div", { class: "tk-shelf" });
-  const hint = make("div", { class: "tk-keys" }), value = make("div");
+  const bottom = foot(HINTS, MORE_HINTS, layout);
   const rows = entries.map(({ name }, i) => scheduleRow(name, i, toggle, focusOn));
-  const seen = looks(asBytes(get("_look")), L.path, go);
+  const seen = looks(blob("look"), L.path, go);
   shelf.append(heading("Schedules", count, ...(entries.length > 9 ? [sieve(rows)] : [])), list);
   shelf.append(heading("This curve in Python"), well);
   host.append(said), list.append(...rows.map((row) => row.node)), el.classList.add("tk", "tk-view", "tk-explorer");
   el.replaceChildren(make("div", { class: "tk-head" }, title, words, axes.node),
     make("div", { class: "tk-body" }, make("div", { class: "tk-left" }, host, seen.node), shelf),
-    make("div", { class: "tk-foot" }, hint, value),
-    make("div", { class: "tk-off" }, table), live); // a table itself is never narrower than its words
+    bottom.node, make("div", { class: "tk-off" }, table), live); // a table itself is never narrower than its words
 
   // ---- layout: after a change of size, or of what is open
   function layout() {
-    const narrow = wide < 820, close = hints([[["?"], state.help ? "close" : narrow ? "keys" : "all keys"]]);
+    const narrow = wide < 820;
     el.classList.toggle("tk-narrow", narrow), el.classList.toggle("tk-small", wide < 560);
-    put(words, L.words.join(" \u00b7 ")), (width = host.clientWidth);
-    const all = button("", "", help, { "aria-expanded": String(state.help) });
-    hint.replaceChildren(...hints(state.help ? [...HINTS, ...MORE_HINTS] : narrow ? [] : HINTS), all);
-    all.replaceChildren(...close), (state.drawn = ""), show();
+    put(words, L.words.join(" \u00b7 ")), bottom.set(narrow);
+    width = host.clientWidth, state.drawn = "", show();
   }
 
   // ---- one frame
   function draw() {
-    if (!wide) return;
+    if (!wide || !host.clientWidth) return; // hidden: it is drawn when it shows
     const key = JSON.stringify([wide, state.focused, state.shown, state.options, state.steps, state.axis]);
     if (key !== state.drawn) compute(), drawList(), drawDials(), buildPlots(), drawLine();
     state.drawn = key, move();
@@ -204,8 +197,8 @@ function render({ model, el }) {
     const k = state.tip ?? state.step, c = curves[state.focused], said = odd && state.tip == null;
     const number = (what) => (c[what][k] == null ? "none" : format.logSnr(c[what][k]));
     const level = c?.sigma[k] == null ? "" : `step ${k}  \u03c3 ${format.sigma(c.sigma[k])}  log-SNR ${number("snr")}`;
-    value.className = `tk-value-text ${said ? "tk-notice" : ""}`;
-    put(value, said ? `${odd} gives ${has(odd) || "no"} levels here, not ${state.steps + 1}` : level);
+    const notice = `${odd} gives ${has(odd) || "no"} levels here, not ${state.steps + 1}`;
+    said ? bottom.say(notice, "tk-notice") : bottom.say(level, "");
   }
   const spoken = () => {
     const c = curves[state.focused], k = state.step, level = c?.sigma[k];
@@ -228,20 +221,17 @@ function render({ model, el }) {
     over: (x) => { state.tip = x == null ? null : stepAt(x), show(); } });
   const tenth = (sign) => () => go(state.step + sign * Math.max(1, Math.round(last() / 10)));
   keys(el, { ArrowLeft: hop(-1), ArrowRight: hop(1), "Shift+ArrowLeft": hop(-10), "Shift+ArrowRight": hop(10),
-    PageUp: tenth(-1), PageDown: tenth(1), Home: () => go(0), End: () => go(last()), "?": help, Escape: leave, c: copy,
+    PageUp: tenth(-1), PageDown: tenth(1), Home: () => go(0), End: () => go(last()), "?": bottom.toggle, Escape: leave,
     ArrowUp: () => walk(-1), ArrowDown: () => walk(1), digit: (i) => i < entries.length && toggle(entries[i].name),
-    l: () => change({ axis: state.axis === "sigma" ? "log_sigma" : "sigma" }) });
+    c: copy, l: () => change({ axis: state.axis === "sigma" ? "log_sigma" : "sigma" }) });
   el.addEventListener("keydown", (e) => e.key === "Escape" && e.target.matches("input") && host.focus());
 
-  const on = (name, fn) => (model.on(`change:${name}`, fn), quiet.push(() => model.off(`change:${name}`, fn)));
   const hear = (name) => () => telling || same(get(name), state[name]) || (pull(name), show());
-  for (const name of TRAITS) pull(name), on(name, hear(name));
-  on("_levels", () => { L = levels(), cache = {}, state.drawn = "", show(); });
-  const size = new ResizeObserver(() => { if (el.clientWidth !== wide) (wide = el.clientWidth) && layout(); });
-  theme(el), size.observe(el);
-  quiet.push(onTheme(() => requestAnimationFrame(() => theme(el))), () => size.disconnect());
-  quiet.push(...[show, settle, tell, announce, relabel].map((timer) => timer.stop));
-  return () => quiet.forEach((end) => end());
+  for (const name of TRAITS) pull(name), it.on(name, hear(name));
+  it.on("_levels", () => { L = levels(), cache = {}, state.drawn = "", show(); });
+  fitted(it, el, { recolour: show, layout: (now) => now !== wide && ((wide = now), layout()) });
+  it.until(...[show, settle, tell, announce, relabel].map((timer) => timer.stop));
+  return it.end;
 }
 
 export default { render };

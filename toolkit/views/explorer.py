@@ -59,7 +59,7 @@ TABLES = {
 @cache
 def module() -> str:
     """The explorer's ES module."""
-    return source("formulas.js", "shelf.js", "explore.js")
+    return source("rungs.js", "formulas.js", "shelf.js", "explore.js")
 
 
 def _median(levels: Levels, shape: float) -> int:

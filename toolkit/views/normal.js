@@ -225,9 +225,9 @@ function render({ model, el }) {
 
   const recolour = () => { colours = lut(el, "diverging", it.blob("lut")), (state.drawn = ""), show(); };
   for (const name of ["mode", "sample", "channel"]) it.on(name, layout);
-  it.on("divider", show), it.on("show", compareBy), it.on("_exact", show), it.on("_lut", recolour);
+  it.on("divider", show), it.on("show", compareBy), it.on("_exact", show);
   buildPage(), compareBy();
-  fitted(it, el, { recolour, layout: (width) => { wide = width, layout(); } });
+  it.on("_lut", fitted(it, el, { recolour, layout: (width) => { wide = width, layout(); } }));
   it.until(flip.stop, ...[show, settle, save, announce].map((timer) => timer.stop));
   return it.end;
 }

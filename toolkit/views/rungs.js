@@ -66,16 +66,21 @@ function voyage(it, run, { show, track = () => null, moved = () => {}, zoom = ()
   return me;
 }
 
-/** Calls `paint(true)` when the theme changes, and `layout` for every width that the view has. */
+/**
+ * Calls `recolour` when the theme changes, and `layout` for every width that the view has. Returns what asks for
+ * `recolour`. Out of the page an element has no colours to read: a view that leaves it has them when it is back.
+ */
 function fitted(it, el, { recolour, layout }) {
   let wide = 0;
+  const again = frame(() => wide && el.isConnected && (theme(el), recolour()));
   const size = new ResizeObserver(() => {
     const first = !wide;
     wide = el.clientWidth < 100 ? 0 : el.clientWidth; // hidden, or folding: it is laid out when it shows
     if (wide) theme(el), first && recolour(), layout(wide);
   });
   size.observe(el);
-  it.until(onTheme(() => requestAnimationFrame(() => wide && (theme(el), recolour()))), () => size.disconnect());
+  it.until(onTheme(again), again.stop, () => size.disconnect());
+  return again;
 }
 
 /** Esc gives the focus back to the cell. */

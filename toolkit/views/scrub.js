@@ -240,9 +240,9 @@ function render({ model, el }) {
 
   const recolour = () => { colours = lut(el, "diverging", blob("lut")), (state.drawn = ""), show(); };
   for (const name of ["axis", "sample", "channel", "scale", "interpolation"]) it.on(name, layout);
-  it.on("decode", show), it.on("_exact", show), it.on("rung", exact.probe), it.on("_lut", recolour);
+  it.on("decode", show), it.on("_exact", show), it.on("rung", exact.probe);
   equip(), buildStage();
-  fitted(it, el, { recolour, layout: (width) => { wide = width, layout(); } });
+  it.on("_lut", fitted(it, el, { recolour, layout: (width) => { wide = width, layout(); } }));
   it.until(...[show, settle, announce, load, silence].map((timer) => timer.stop));
   return it.end;
 }

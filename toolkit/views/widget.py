@@ -132,7 +132,7 @@ class RungView(View):
 
     def __init__(self, dataset: xr.Dataset, payload: Payload, levels: np.ndarray | None = None, **state: Any):
         self._dataset = dataset
-        self._levels = _levels(payload.meta) if levels is None else levels
+        self._levels = levels_of(payload.meta) if levels is None else levels
         super().__init__(_run=payload.meta, **self._bytes(payload), **state)
 
     def _bytes(self, payload: Payload) -> Mapping[str, bytes]:
@@ -202,8 +202,8 @@ class RungView(View):
             self.rung = int(self._rows[np.abs(self._levels - change["new"]).argmin()])
 
 
-def _levels(meta: Mapping[str, Any]) -> np.ndarray:
-    """Of the rungs in the payload, which names what is not finite in words."""
+def levels_of(meta: Mapping[str, Any]) -> np.ndarray:
+    """Sigma of the rungs in a payload, which names what is not finite in words."""
     return np.array([float(v) for v in meta["sigma"]])
 
 
