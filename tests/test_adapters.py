@@ -86,6 +86,17 @@ def test_sides_that_do_not_divide_are_refused(saved, name, sides, side):
             tk.sample(model, shape=(1, 16, 9, 8), **QUIET)
 
 
+def test_sides_beyond_the_places_that_a_model_learnt_are_refused(saved):
+    model = tk.load(saved("sd3"))  # 16 patches of 2
+    assert model.sized(256, 256).usual_shape == (16, 32, 32)
+    with pytest.raises(ValueError, match=r"height=272: a whole number from 16 to 256"):
+        model.sized(272, 256)
+    with pytest.raises(ValueError, match=r"and 32 at most\. Try: latent\[\.\.\., :32, :8\]"):
+        tk.unsample(model, noise(1, 16, 34, 8), **QUIET)
+    with pytest.raises(ValueError, match=r"max_rows.*no such option"):
+        tk.load("photographs", max_rows=2)
+
+
 def test_the_shift_of_flux_dev_is_that_of_the_size(saved):
     """mu rises from 0.5 at 256 tokens to 1.15 at 4096, a token for 16 x 16 px."""
     model = tk.load(saved("flux dev"))
@@ -178,6 +189,7 @@ def test_compile_compiles_the_network_alone(saved, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # in torch's own compiler
 def test_a_compiled_network_answers_the_same(saved):
     compiled, plain = tk.load(saved("dit"), compile=True), tk.load(saved("dit"))
     x = noise(2, 4, 8, 8)

@@ -2,37 +2,18 @@
 
 import math
 
-import diffusers
 import numpy as np
 import pytest
+import tiny
 import torch
 from PIL import Image
 
 import toolkit as tk
 
 
-def small_pipeline(channels=4, learned=False, grey=True, **scheduler):
+def small_pipeline(grey=True, **options):
     """A `DiTPipeline` with random weights: 5 classes, 4 x 8 x 8 latents of 32 x 32 images."""
-    torch.manual_seed(0)
-    transformer = diffusers.DiTTransformer2DModel(
-        num_attention_heads=2, attention_head_dim=8, in_channels=channels,
-        out_channels=channels * (1 + learned), num_layers=1, sample_size=8, patch_size=2,
-        num_embeds_ada_norm=5,
-    )  # fmt: skip
-    with (
-        torch.no_grad()
-    ):  # the last layer is zero when it is made, and a network that answers 0 would test nothing
-        for weight in transformer.parameters():
-            weight.add_(0.05 * torch.randn_like(weight))
-    vae = diffusers.AutoencoderKL(
-        in_channels=1 if grey else 3, out_channels=1 if grey else 3, latent_channels=channels,
-        block_out_channels=(8, 8, 8), down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        norm_num_groups=4, scaling_factor=0.7,
-    )  # fmt: skip
-    asked = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, **scheduler}
-    labels = {0: "zero", 1: "one", 2: "two", 3: "three", 4: "four"}
-    return diffusers.DiTPipeline(transformer, vae, diffusers.DDIMScheduler(**asked), id2label=labels)
+    return tiny.dit(classes=5, grey=grey, **options)
 
 
 @pytest.fixture(scope="module")

@@ -211,11 +211,11 @@ def dit(channels: int = 4, learned: bool = False, classes: int = 1000, grey: boo
 
 
 @seeded
-def ddpm(kind: Any = diffusers.DDIMPipeline, **options: Any) -> Any:
-    """A network over pixels, 3 x 16 x 16, without conditions; `kind` may be `diffusers.DDPMPipeline`."""
+def ddpm(kind: Any = diffusers.DDIMPipeline, classes: int | None = None, **options: Any) -> Any:
+    """A network over pixels, 3 x 16 x 16, of some classes; `kind` may be `diffusers.DDPMPipeline`."""
     unet = diffusers.UNet2DModel(
         sample_size=16, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
-        attention_head_dim=4,
+        attention_head_dim=4, num_class_embeds=classes,
         down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
     )  # fmt: skip
     made = diffusers.DDIMScheduler if kind is diffusers.DDIMPipeline else diffusers.DDPMScheduler

@@ -67,7 +67,8 @@ class Regional:
 
         def resolved(entry: Denoiser, name: str) -> list:
             given = getattr(entry, name)
-            key = tuple(map(_token, given)) if isinstance(given, (list, tuple)) else _token(given)
+            token = tuple(map(_token, given)) if isinstance(given, (list, tuple)) else _token(given)
+            key = (name, token)  # a model may take no prompt and no negative for different things
             if key not in known:
                 known[key] = entry.resolved(name, samples)
             return known[key]

@@ -97,6 +97,8 @@ class Model:
     usual_shape : the same of a run from noise that does not say it, where any size will do
     multiple : int
         Sides of a latent are multiples of it.
+    largest : int or None
+        And at most this.
     name, prediction, fingerprint : str
         What the record says of the model.
     latent_scale : float
@@ -111,6 +113,7 @@ class Model:
     shape: tuple[int, int, int] | None = None
     usual_shape: tuple[int, int, int] | None = None
     multiple = 1
+    largest: int | None = None
     name = "model"
     prediction = "x0"
     fingerprint: str | None = None

@@ -65,7 +65,7 @@ def latent(
     if wanted is not None and tuple(given.shape[1:]) != tuple(wanted):
         wanted = f"this model's latents are (sample, {', '.join(map(str, wanted))})"
         raise bad(name, tuple(given.shape), wanted, line)
-    divides(name, given.shape, getattr(model, "multiple", 1))
+    sides(name, given.shape, model)
     if not bool(torch.isfinite(given).all()):
         raise bad(name, "NaN or Inf in it", "finite numbers", f"{name}=torch.nan_to_num({name})")
     device = getattr(model, "device", given.device)
@@ -74,12 +74,14 @@ def latent(
     )
 
 
-def divides(name: str, shape: Sequence[int], multiple: int) -> None:
-    """Refuses a latent (sample, channel, y, x) that a model cannot cut into its patches."""
-    if shape[-2] % multiple or shape[-1] % multiple:
-        sides = [max(multiple, side - side % multiple) for side in shape[-2:]]
+def sides(name: str, shape: Sequence[int], model: Any) -> None:
+    """Refuses a latent (sample, channel, y, x) that a model cannot cut into patches, or has no places for."""
+    multiple, largest = getattr(model, "multiple", 1), getattr(model, "largest", None) or max(shape[-2:])
+    if any(side % multiple or side > largest for side in shape[-2:]):
+        near = [max(multiple, min(side, largest) // multiple * multiple) for side in shape[-2:]]
         why = f"sides of this model's latents are multiples of {multiple}"
-        raise bad(name, tuple(shape), why, f"{name}[..., :{sides[0]}, :{sides[1]}]")
+        why += f", and {largest} at most" if max(shape[-2:]) > largest else ""
+        raise bad(name, tuple(shape), why, f"{name}[..., :{near[0]}, :{near[1]}]")
 
 
 def whole(name: str, given: Any, low: int, high: int | None, line: str) -> int:

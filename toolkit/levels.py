@@ -129,8 +129,8 @@ class Levels(ABC):
         zero_snr : bool
             Rescale them to zero terminal SNR; give the betas as they were before.
         between : bool
-            The clock runs between the trained steps too, linear in log sigma, as k-diffusion's and diffusers'
-            Euler have it; else it is the index of the nearest level, as in ComfyUI.
+            The clock runs between the trained steps too, linear in log sigma, as in k-diffusion; else it is
+            the index of the nearest level, as in ComfyUI.
 
         Raises
         ------

@@ -13,7 +13,7 @@ import xarray as xr
 from . import inputs
 from .dataset import LATENT
 from .errors import bad
-from .inputs import divides
+from .inputs import sides
 from .inverse import Keeping, Replaying, frozen
 from .layouts import GRID, Layout, grid_of
 from .masks import free
@@ -372,7 +372,7 @@ def _shape(model: Any, asked: Asked) -> tuple[int, ...]:
             f"this model's latents are (sample, {', '.join(map(str, own or (model.channels, 'y', 'x')))})"
         )
         raise bad(name, sizes, wanted, line)
-    divides(name, sizes, getattr(model, "multiple", 1))
+    sides(name, sizes, model)
     return sizes
 
 

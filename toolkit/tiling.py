@@ -290,7 +290,12 @@ def _window(model: Model, size: tuple[int, int], given: Any) -> tuple[int, int]:
             return tuple(model.usual_shape[1:])
         if given is None:
             raise bad("window", None, "this model takes any size, and does not say which it is good at", line)
-        return _pair("window", given, line)
+        pair, patch = _pair("window", given, line), model.multiple
+        if any(n % patch for n in pair):
+            near = tuple(max(patch, n - n % patch) for n in pair)
+            why = f"multiples of {patch}, as sides of this model's latents are"
+            raise bad("window", given, why, f"tk.tiled(model, size={size}, window={near})")
+        return pair
     own = tuple(model.shape[1:])
     line = f"tk.tiled(model, size={tuple(map(max, size, own))})"
     if given is not None and _pair("window", given, line) != own:

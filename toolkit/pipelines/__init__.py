@@ -79,6 +79,8 @@ def load(source: Any = None, *, device: Any = None, dtype: Any = None, max_rows:
         raise bad("dtype", dtype, "a floating torch dtype", "tk.load(dtype=torch.float32)", TypeError)
     if isinstance(source, str) and source in CLOSED_FORMS:
         home = importlib.import_module(f".{CLOSED_FORMS[source]}", __name__)
+        given = {"max_rows": max_rows, "compile": compile or None, "guidance": guidance}
+        options |= {name: value for name, value in given.items() if value is not None}
         return home.build(device=device, dtype=dtype, **options)
     asked = Asked(*_checked(max_rows, compile, guidance))
     source = "digits" if source is None else source
@@ -89,6 +91,8 @@ def load(source: Any = None, *, device: Any = None, dtype: Any = None, max_rows:
         pipe = read(DIGITS if name == "digits" else source, dtype or torch.float32, options, FAMILIES)
     else:
         name, pipe = type(source).__name__, source
+        for option, value in options.items():
+            raise bad(option, value, "a pipeline in memory is taken as it is", "tk.load(pipe)", TypeError)
     module, adapter = FAMILIES[_family(pipe)]
     if pipe is source and dtype is not None:
         pipe.to(dtype=dtype)
@@ -133,4 +137,7 @@ def _family(pipe: Any) -> str:
         found = type(getattr(pipe, component, None)).__name__
         if found in FAMILIES:
             return found
+    if type(pipe).__name__ in FAMILIES:
+        why = "a network alone: its levels, prompts and images come from its pipeline"
+        raise bad("source", type(pipe).__name__, why, "tk.load(pipe)", TypeError)
     raise unsupported(type(pipe).__name__, FAMILIES)

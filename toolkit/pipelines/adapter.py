@@ -57,7 +57,7 @@ class Condition:
     --------
     >>> import torch
     >>> Condition("a cat", {"encoder_hidden_states": torch.zeros(1, 77, 8)})
-    Condition('a cat', a1557f0fb0d7a5c6)
+    Condition('a cat', 5d88d312333eb4cc)
     """
 
     def __init__(self, text: str | None, tensors: Mapping[str, torch.Tensor]):
@@ -98,6 +98,9 @@ class Pipeline(Model):
         for module in modules:
             module.eval().requires_grad_(False)
         self._describe()
+        if asked.guidance is not None and "guidance" not in self.recorded():
+            why = "this network was not distilled to be told it; guidance is the `cfg` of a run"
+            raise bad("guidance", asked.guidance, why, "tk.sample(model, cfg=3.5)")
         self.fingerprint = fingerprint(*modules)
         if self.overflows and self.vae.dtype == torch.float16:
             self.vae.float()
@@ -163,12 +166,12 @@ class Pipeline(Model):
         What it changes: the shape of a run from noise, and the levels of a model whose scheduler shifts them
         by the size of the image (Flux dev), which otherwise are those of its usual size.
 
-        Raises ValueError or TypeError where a side is no multiple of what the model takes.
+        Raises ValueError or TypeError where a side is no multiple of what the model takes, or too long.
         """
-        step = self.factor * self.multiple
-        line = f"model.sized({64 * step}, {64 * step})"
+        step, most = self.factor * self.multiple, self.largest and self.largest * self.factor
+        line = f"model.sized({8 * step}, {8 * step})"
         for name, side in (("height", height), ("width", width)):
-            if inputs.whole(name, side, step, None, line) % step:
+            if inputs.whole(name, side, step, most, line) % step:
                 raise bad(name, side, f"a multiple of {step} px", line)
         made = copy.copy(self)
         made.usual_shape = (self.channels, height // self.factor, width // self.factor)
@@ -192,6 +195,10 @@ class Pipeline(Model):
 
     def condition(self, prompt: str | None, negative: bool = False) -> Condition:
         """A text, encoded as this pipeline does it; None is what it takes for no prompt."""
+        if all(getattr(self.pipe, each, None) is None for each in TEXT_ENCODERS):
+            why = "this pipeline was loaded without a text encoder; encode with one that has it"
+            line = "prompt=other.condition(text), negative=other.condition(None, negative=True)"
+            raise bad("negative" if negative else "prompt", prompt, why, line)
         with torch.no_grad():
             made = self.encoded(prompt, negative)
         dtype = self.network.dtype
@@ -295,6 +302,7 @@ class Pipeline(Model):
         what is not such an array (a DataArray comes without `step`).
         """
         x = inputs.latent(self, latent, "latent", "model.decode(run.latent.isel(step=-1))")
+        self._image_channels()
         images = (
             x if self.vae is None else torch.cat([self._pixels(part) for part in self._parts(x, self.factor)])
         )
@@ -324,6 +332,9 @@ class Pipeline(Model):
                 self.vae.disable_tiling()
 
     def _image_channels(self) -> int:
+        if self.vae is None and self.channels not in (1, 3):
+            why = "images need the autoencoder, and this pipeline was loaded without it"
+            raise bad("pipe.vae", None, why, "pipe.vae = ..., then tk.load(pipe)")
         return self.channels if self.vae is None else int(self.vae.config.in_channels)
 
     def _check_size(self, height: int, width: int) -> None:

@@ -11,7 +11,7 @@ from .adapter import Pipeline, kept
 
 
 class Labelled(Pipeline):
-    """A pipeline whose prompts are class labels, or their names where it has them; None is `none`.
+    """A pipeline whose prompts are class labels, or their names where it has them; None and "" are `none`.
 
     Attributes
     ----------
@@ -30,7 +30,9 @@ class Labelled(Pipeline):
         return one_a_sample(prompt, samples, self._label, name)
 
     def _label(self, prompt: Any, name: str) -> int | None:
-        if prompt is None and (self.none is not None or self.classes == 0):
+        if isinstance(prompt, str) and not prompt:
+            prompt = None
+        if prompt is None and (self.none is not None or self.classes == 0 or name == "negative"):
             return self.none
         if self.classes == 0:
             raise bad(name, prompt, "this model has no conditions to bind", f"{name}=None")
@@ -46,6 +48,9 @@ class Labelled(Pipeline):
     def _stacked(self, conditions: list) -> dict[str, torch.Tensor]:
         if self.classes == 0:
             return {}
+        if None in conditions:
+            why = "guidance needs one, and this network has no label for no class"
+            raise bad("negative", None, why, "negative=0, or cfg=1.0")
         made = kept(self._batches, tuple(conditions), lambda: torch.tensor(conditions, device=self.device))
         return {"class_labels": made}
 

@@ -15,6 +15,11 @@ class SD3(Pipeline):
         """Sides of a latent are cut into patches."""
         return int(self.network.config.patch_size)
 
+    @property
+    def largest(self) -> int:
+        """It has learnt so many places."""
+        return int(self.network.config.pos_embed_max_size) * self.multiple
+
     def time(self, sigma: float) -> float:
         return sigma * self.unit
 

@@ -27,6 +27,9 @@ class Stable(Pipeline):
         if config.class_embed_type or config.num_class_embeds or config.addition_embed_type not in ADDED:
             why = "its network takes more than a latent and a text (an upscaler, or image variations)"
             raise bad("source", type(self.pipe).__name__, why, 'tk.load("path/to/the/text-to-image/model")')
+        if not hasattr(self.pipe, "encode_prompt"):
+            why = "it encodes prompts in a way of its own, which this version does not know"
+            raise bad("source", type(self.pipe).__name__, why, 'tk.load("path/to/a/StableDiffusionPipeline")')
         self.xl = config.addition_embed_type == "text_time"
         self._sizes: dict[tuple[int, ...], torch.Tensor] = {}
         super()._describe()
