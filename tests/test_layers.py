@@ -35,7 +35,9 @@ NEVER = [
     ("toolkit.composites", "toolkit.runs"),
     ("toolkit.solvers", "toolkit.children"),
     ("toolkit.store", "toolkit.record"),
+    ("toolkit.later", "toolkit.record"),
     ("toolkit.runs", "toolkit.comfy"),
+    ("toolkit.comfy.files", "torch"),
 ]
 # these are imported without torch, whatever they import in turn
 WITHOUT_TORCH = [
@@ -207,6 +209,22 @@ def test_import_is_light():
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
+
+
+def test_a_run_loads_neither_diffusers_nor_transformers():
+    """Nor does any public name; a pipeline does, once one is loaded."""
+    code = """
+import sys, numpy, toolkit as tk
+for name in tk.__all__:
+    getattr(tk, name)
+model = tk.denoiser(lambda x, sigma: 0.5 * x)
+run = tk.unsample(model, numpy.ones((1, 1, 4, 4)), inverse="reverse", steps=2, progress=False)
+assert run.attrs["versions"]["diffusers"]
+print([name for name in ("diffusers", "transformers") if name in sys.modules], "torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[] True"
 
 
 def test_public_names_are_no_modules():

@@ -95,7 +95,7 @@ def ladder(model: Any, latent: Any, *, schedule: str = "normal", steps: int = 20
     if latent_space not in SPACES:
         raise unknown("latent_space", latent_space, SPACES, 'tk.ladder(model, latent, latent_space="{}")')
     # the noise is drawn on the CPU, and the result is kept there
-    x = inputs.latent(as_model(model), latent).cpu()
+    x = inputs.latent(as_model(model), latent, space=latent_space).cpu()
     if sigmas is None:
         steps = inputs.whole("steps", steps, 1, None, f"{call}, steps=20)")
         falling, lowest = inputs.falling(

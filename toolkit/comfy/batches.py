@@ -221,7 +221,7 @@ def _samples(model: Any, given: Any, call: str) -> tuple[torch.Tensor, list[str]
     if given is None or inputs.is_picture(given):
         # an image would be encoded to model space
         raise bad("latent_image", given, "a latent, in the space of the VAE", line, TypeError)
-    latent = inputs.latent(model, given, "latent_image", line).float().cpu()
+    latent = inputs.latent(model, given, "latent_image", line, "vae").float().cpu()
     if not bool(torch.isfinite(latent).all()):
         raise bad("latent_image", "values beyond float32", "what float32 holds", line)
     return latent, keys

@@ -39,7 +39,7 @@ def latent_in(model: Any, given: Any) -> Latent:
         if "samples" not in given:
             raise bad("latent_image", list(given), "a dict with the key samples", line)
         given, mask = given["samples"], given.get("noise_mask")
-    samples, (scale, shift) = inputs.latent(model, given, "latent_image", line), factors(model)
+    samples, (scale, shift) = inputs.latent(model, given, "latent_image", line, "vae"), factors(model)
     if not inputs.is_picture(given):
         samples = inward(samples, scale, shift)
     if mask is None:

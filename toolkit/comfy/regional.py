@@ -234,7 +234,7 @@ def _latent(model: Any, given: Any) -> tuple[torch.Tensor, list[int] | None, lis
         given = given["samples"]
     if given is None:
         raise bad("latent_image", None, "what to sample from", line, TypeError)
-    samples, (scale, shift) = inputs.latent(model, given, "latent_image", line), factors(model)
+    samples, (scale, shift) = inputs.latent(model, given, "latent_image", line, "vae"), factors(model)
     if inputs.is_picture(given):  # encoded, to model space
         samples = samples / scale + shift
     if index is not None:
