@@ -7,8 +7,9 @@ import nbformat
 import numpy as np
 import papermill
 import pytest
+import tiny
 import xarray as xr
-from PIL import Image
+from PIL import Image, ImageOps
 
 import toolkit as tk
 
@@ -133,6 +134,41 @@ def test_views_of_another_photograph(tmp_path: Path):
         assert film.n_frames == 11
     with Image.open(made / "scrub.png") as now, Image.open(made / "compare.png") as beside:
         assert now.width == beside.width == 1856
+
+
+def test_real_models_on_stable_diffusion_with_the_workflow_of_a_file(tmp_path: Path):
+    folder, file = tiny.save("sd1", tmp_path / "model"), tmp_path / "photo.png"
+    Image.fromarray(np.arange(90 * 120 * 3, dtype=np.uint32).astype(np.uint8).reshape(90, 120, 3)).save(file)
+    source = Path(__file__).parent / "data" / "workflows" / "unsample.json"
+    graph = tk.comfy.read_workflow(source)
+    asked = {"model_id": str(folder), "image": str(file), "edited": "a dog", "cfg": 3.0, "steps": 3}
+    made = execute("06_real_models", tmp_path, **asked, workflow=str(source), change={"steps": 3})
+    files = ["edited.png", "noise.latent", "regions.png", "strip.png", "unsample.zarr"]
+    assert sorted(path.name for path in made.iterdir()) == files
+
+    run, model = tk.open(made / "unsample.zarr"), tk.load(folder)
+    assert (run.attrs["model"], run.attrs["prompt"]) == (str(folder), "")
+    assert dict(run.sizes) == {"step": 4, "sample": 1, "channel": 4, "y": 8, "x": 8}
+    photo = ImageOps.fit(Image.open(file), (64, 64))
+    np.testing.assert_allclose(run.latent[0], model.encode(photo), rtol=0, atol=1e-6)
+    noise = tk.comfy.load_latent(made / "noise.latent")
+    np.testing.assert_allclose(noise * 0.18215, run.latent[-1], rtol=1e-6)
+    with Image.open(made / "regions.png") as canvas:
+        assert canvas.size == (96, 64)
+
+    # what it prints of the workflow is what running it by hand gives
+    by_hand = graph.run(model, image_path=photo, steps=3)
+    printed = "".join(
+        output.get("text", "")
+        for cell in nbformat.read(tmp_path / "06_real_models.ipynb", 4).cells
+        for output in cell.get("outputs", [])
+    )
+    assert graph.to_code(load=False) in printed
+    for name in ("unsampled", "sampled"):
+        last = tk.in_space(by_hand[name], "model").latent[-1]
+        far = float(np.linalg.norm(last - run.latent[0]) / np.linalg.norm(run.latent[0]))
+        (row,) = [line for line in printed.splitlines() if line.startswith(f"{name}  ")]
+        assert float(row.split()[3]) == pytest.approx(far, rel=0.06)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
