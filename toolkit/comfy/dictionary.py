@@ -37,7 +37,7 @@ LOADERS = {"CheckpointLoaderSimple": "ckpt_name", "CheckpointLoader": "ckpt_name
            "unCLIPCheckpointLoader": "ckpt_name", "CheckpointLoader|pysssss": "ckpt_name",
            "CheckpointLoaderSimpleWithNoiseSelect": "ckpt_name",
            "Checkpoint Loader": "ckpt_name"}  # fmt: skip
-WEIGHTS = re.compile(r"\([^()]*:\s*[\d.]+\s*\)|\bembedding:\S+|<lora:[^>]*>")
+WEIGHTS = re.compile(r"(?<!\\)\([^()]+\)|\bembedding:\S+|<lora:[^>]*>")
 STEP_DOWN = re.compile(r"\s*\[(input|output|temp)\]\s*$")
 
 
