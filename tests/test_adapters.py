@@ -52,6 +52,11 @@ def test_what_is_no_text_is_refused(sd, prompt):
         tk.sample(sd, negative=prompt, cfg=2.0, **QUIET)
 
 
+def test_an_empty_text_is_no_label(digits_model):
+    """As a graph has it, whose negative prompt is always a text."""
+    assert digits_model.conditions(["", None, 3], 3) == [10, 10, 3]
+
+
 def test_a_model_keeps_a_few_prompts(sd):
     for k in range(adapter.KEPT + 3):
         sd.conditions(f"number {k}", 1)
