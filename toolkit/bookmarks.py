@@ -13,27 +13,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
+from . import later
 from .solvers.contract import Eval
-
-
-class Copy:
-    """A copy of a tensor on the host; from a GPU it is under way while the run goes on."""
-
-    def __init__(self, x: torch.Tensor):
-        self._arrived = None
-        if not x.is_cuda:
-            self._held = torch.empty(x.shape, dtype=x.dtype).copy_(x)
-            return
-        self._held = torch.empty(x.shape, dtype=x.dtype, pin_memory=True)
-        self._held.copy_(x, non_blocking=True)
-        self._arrived = torch.cuda.Event()
-        self._arrived.record(torch.cuda.current_stream(x.device))
-
-    def tensor(self) -> torch.Tensor:
-        """The copy, once it is there."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        return self._held
 
 
 @dataclass
@@ -93,7 +74,7 @@ class Bookmark:
         return cls(*_unpack(state, tensors))
 
 
-def write(file: FilePath, packed: str, tensors: dict[str, "Copy"]) -> None:
+def write(file: FilePath, packed: str, tensors: dict[str, later.Copy]) -> None:
     """Puts a packed bookmark in the place of the one before, in one go."""
     fresh = file.with_suffix(".new")
     held = {name: copy.tensor() for name, copy in tensors.items()}
@@ -106,7 +87,7 @@ def _pack(value: Any, tensors: dict[str, Any], copies: dict[int, Any], known: di
     if isinstance(value, torch.Tensor):
         if id(value) not in copies:
             # the tensor is kept beside its copy: as long as it lives, nothing else has its id
-            copies[id(value)] = known.get(id(value)) or (value, Copy(value))
+            copies[id(value)] = known.get(id(value)) or (value, later.Copy(value))
         name = f"t{list(copies).index(id(value))}"
         tensors[name] = copies[id(value)][1]
         return {"tensor": name}

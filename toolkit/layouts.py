@@ -263,7 +263,7 @@ class Layout:
     def recorded(self) -> dict[str, Any]:
         """What a `Recorder` is told; with an axis of samples where masks differ by sample."""
         place = ("y", "x") if self.masks.shape[1] == 1 else ("sample", "y", "x")
-        weight = (("step", "region", *place), lambda sigma: self._array(self.at(sigma).w))
+        weight = (("step", "region", *place), lambda sigma: self._rows(self.at(sigma).w))
         return {
             "coordinates": self.coordinates(),
             "levels": {"weight": weight},
@@ -275,10 +275,12 @@ class Layout:
         left = (1.0 - self.masks.sum(0, keepdim=True)).clamp(min=0.0)
         return self._array(torch.cat([left, self.masks]))
 
-    def _array(self, w: torch.Tensor) -> np.ndarray:
+    def _rows(self, w: torch.Tensor) -> torch.Tensor:
         """(region, sample, 1, y, x) for the record, without an axis of samples where there is one for all."""
-        values = w[:, :, 0].cpu().numpy()
-        return values[:, 0] if self.masks.shape[1] == 1 else values
+        return w[:, 0, 0] if self.masks.shape[1] == 1 else w[:, :, 0]
+
+    def _array(self, w: torch.Tensor) -> np.ndarray:
+        return self._rows(w).cpu().numpy()
 
 
 def _shares(masks: torch.Tensor) -> torch.Tensor:

@@ -4,15 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from .dataset import moments
+from .later import as_numpy, mean_and_std
 from .store import FILL
-
-
-def as_numpy(x: Any) -> np.ndarray:
-    """A tensor (or anything array-like) on the host."""
-    return x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)
 
 
 class Memory:
@@ -45,17 +40,17 @@ class Memory:
             self.arrays[name][: len(old)] = old
 
     def put(self, name: str, row: int, value: Any) -> None:
-        self.arrays[name][row] = as_numpy(value)
+        self.arrays[name][row] = value if isinstance(value, (int, float)) else as_numpy(value)
 
     def fill(self, name: str, values: np.ndarray) -> None:
         self.arrays[name][: len(values)] = values
 
-    def state(self, row: int, x: torch.Tensor, keep: bool, dtype: np.dtype) -> None:
-        values = as_numpy(x)
+    def state(self, row: int, x: Any, keep: bool, dtype: np.dtype, told: Any = None) -> None:
         if keep:
-            self.arrays["latent"][row] = values
+            self.arrays["latent"][row] = as_numpy(x)
         if not self.moments_last:
-            self.arrays["mean"][row], self.arrays["std"][row] = moments(values.astype(dtype, copy=False))
+            found = moments(as_numpy(x).astype(dtype, copy=False)) if told is None else mean_and_std(told)
+            self.arrays["mean"][row], self.arrays["std"][row] = found
 
     def rungs(self, first: int, latent: np.ndarray, small: Mapping[str, np.ndarray]) -> None:
         for name, values in small.items():  # the rungs were made in their place

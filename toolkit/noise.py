@@ -14,6 +14,7 @@ from functools import lru_cache
 import torch
 
 from .errors import bad
+from .later import sent
 
 SAMPLES, RUNGS, DRAWS = 16_384, 65_536, 4
 START = 3  # draw 3 of rung 0 is the start noise of a run
@@ -79,7 +80,7 @@ class Keyed:
                 "steps=65535",
             )
         out = self.fill(torch.empty(self.shape, dtype=torch.float32), rung, draw=draw)
-        return out.to(dtype=self.dtype, device=self.device)
+        return sent(out, self.device).to(self.dtype)
 
     def fill(self, out: torch.Tensor, rung: int, sigma: float = 1.0, draw: int = 0) -> torch.Tensor:
         """`sigma` times that noise, into `out` on the CPU; in float32 it is drawn there, at that scale."""

@@ -6,9 +6,9 @@ Until a run ends, and whenever it does not end well, ``attrs["stopped"]`` says s
 import hashlib
 import importlib.metadata
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from types import MappingProxyType
 from typing import Any
 
@@ -16,12 +16,13 @@ import numpy as np
 import torch
 import xarray as xr
 
-from . import __version__
+from . import __version__, later
 from .bookmarks import Bookmark
 from .dataset import LATENT, VARIABLES, Save, label, latent_coordinates, moments, rung_coordinates
 from .errors import bad
 from .inputs import plain
-from .memory import Memory, as_numpy
+from .later import as_numpy
+from .memory import Memory
 from .reading import open as open_store
 from .store import RUNG, Store
 
@@ -78,7 +79,7 @@ class Recorder:
     growing : whether rows are added as the run goes, by `grow`.
     blocks : whether rows come many at a time, by `rungs`.
     inputs : arrays (or None) that the run was handed: another call with the same ones goes on with a store.
-    device : where the states of a run that is gone on with belong.
+    device : where the states are. From a GPU rows are taken one hop late, see `toolkit.later`.
     coordinates : further dimensions by name, as (dim, values, attributes).
     levels : what is recorded of every level: name -> (dims, a function of sigma).
     fixed : variables without a row each, which are known from the beginning.
@@ -104,9 +105,15 @@ class Recorder:
         self.phase = ""  # what pass over the rows this is, for messages
         self._levels, self._fixed = levels, fixed
         self._own: dict[str, tuple[str, ...]] = {name: dims for name, (dims, _) in levels.items()}
+        self._made: set[str] = set()
         self._turn, self._spent = 0, (0, 0)  # passes begun; calls and rows of an earlier process
+        self._later = later.Later() if later.is_deferred(device) else None
+        # makes a call that records something, or has it made once the states before it are known
+        self._do: Callable[..., None] = _now if self._later is None else self._later.add
+        # made on the device, but for float16, which torch rounds twice
+        self._tells = self._later is not None and self.dtype.itemsize > 2
         # all rows at once cost a tenth of one by one; only where every row is there at the end
-        last = save.every == 1 and save.keeps("latent") and not blocks
+        last = save.every == 1 and save.keeps("latent") and not blocks and not self._tells
         names = {name: digest(value) for name, value in inputs.items()} if self.stored else {}
         block = max(1, min(BLOCK // (math.prod(shape) * self.dtype.itemsize), self.room)) if blocks else 0
         self.sink = (Store(save, self.coordinates, self.attrs, names, growing, block) if self.stored
@@ -149,6 +156,7 @@ class Recorder:
 
     def begin(self) -> Bookmark:
         """A pass over the rows begins; says where an earlier process stood in it, or that it was through."""
+        self.settle()
         self._turn += 1
         begun = self._begun
         if begun is None or begun.turn < self._turn:
@@ -168,10 +176,18 @@ class Recorder:
     def mark(self, i: int, x: torch.Tensor, past: tuple = (), **more: Any) -> None:
         """This is where the run stands in its pass: before hop i, at x."""
         if self.stored:
-            self.sink.commit(Bookmark(self._turn, i, x, past, self.calls, self.rows, more))
+            mark = Bookmark(self._turn, i, x, past, self.calls, self.rows, more)
+            self._do(self.sink.commit, self.sink.pack(mark))
+            self.settle(wait=False)
+
+    def settle(self, wait: bool = True) -> None:
+        """Returns when what was recorded until now is known to be finite, and handed over."""
+        if self._later is not None:
+            self._later.settle(wait)
 
     def flush(self) -> None:
         """Returns when all that was recorded can be read."""
+        self.settle()
         if self.stored:
             self.sink.flush()
 
@@ -186,6 +202,7 @@ class Recorder:
             "denoised": self.dtype,
         }
         kind = special.get(name, np.dtype("float64"))
+        self._made.add(name)
         self.sink.create(name, dims, shape or [self.sizes[d] for d in dims], kind, fill)
 
     @property
@@ -203,49 +220,74 @@ class Recorder:
         if self.stored:
             added = rung_coordinates([sigma], self.denoiser.levels, self.denoiser.path)
             for name in RUNG[1:]:  # the steps themselves are numbered already
-                self.sink.put(name, row, added[name][1][0])
+                self.put(name, row, added[name][1][0])
 
     def zeros(self, *names: str) -> None:
         """Makes the variables, 0 in every row, where they are not there yet."""
         for name in names:
-            if name not in self.sink.arrays:
-                self.make(name, fill=0.0)
+            if name not in self._made:
+                self._make_later(name, fill=0.0)
+
+    def _make_later(self, name: str, *shaped: Any, **filled: Any) -> None:
+        self._made.add(name)
+        self._do(partial(self.make, name, *shaped, **filled))
 
     def _keeps(self, row: int) -> bool:
         return row % self.save.every == 0 or (row == self.count - 1 and not self.growing)
 
     def check(self, row: int, x: torch.Tensor) -> None:
         """Stops the run where `x`, computed for this row, is not finite."""
-        if not math.isfinite(float(x.sum())):
-            where = f"step {row}, sigma {self.sigmas[row]:.6g}, solver {self.solver}{self.phase}"
+        self.settle()
+        self._watch(row, x)
+
+    def _watch(self, row: int, x: torch.Tensor, told: later.Copy | None = None) -> None:
+        self._do(self._judge, x.sum() if told is None else told, row, self.phase, self.count)
+
+    def _judge(self, seen: torch.Tensor | later.Copy, row: int, phase: str, count: int) -> None:
+        """The check, of a state's sum or its means; `phase` and `count` as they were when it was recorded."""
+        if isinstance(seen, later.Copy):
+            seen = seen.tensor() if seen.coming.ndim == 0 else seen.tensor()[0].sum()
+        if not math.isfinite(seen):
+            where = f"step {row}, sigma {self.sigmas[row]:.6g}, solver {self.solver}{phase}"
+            del self.sigmas[count:]
             raise FloatingPointError(f"NaN or Inf in the state at {where}")
 
     def state(self, row: int, x: torch.Tensor) -> None:
         """The state at a row; stops the run where it is not finite."""
-        self.check(row, x)
+        self.settle()
+        self._take(row, x)
+
+    def _take(self, row: int, x: torch.Tensor) -> None:
+        """The state at a row, of a hop whose opinion may be on its way."""
+        told = later.held(later.moments(x, self.dtype)) if self._tells else None
+        self._watch(row, x, told if self.dtype.itemsize == x.element_size() else None)
+        do, put = self._do, self.sink.put
         if self._lent is not None and row > self._lent and "latent" in self.sink.arrays:
-            self.sink.put("latent", self._lent, math.nan)
+            do(put, "latent", self._lent, math.nan)
             self._lent = None
         keep = "latent" in self.sink.arrays and self._keeps(row)
-        self._unkept = None if keep else x
-        self.sink.put("nfe", row, self.calls)
-        self.sink.put("rows", row, self.rows)
+        do(put, "nfe", row, self.calls)
+        do(put, "rows", row, self.rows)
         for name, (_, value) in self._levels.items():
-            self.sink.put(name, row, value(self.sigmas[row]))
-        self.sink.state(row, x, keep, self.dtype)
-        self.newest = max(self.newest, row)
+            do(put, name, row, value(self.sigmas[row]))
+        do(self.sink.state, row, x if keep or told is None else None, keep, self.dtype, told)
+        do(self._came, row, (None if keep else x,))
+
+    def _came(self, row: int, unkept: tuple[torch.Tensor | None]) -> None:
+        """A row is recorded; a state in a tuple stays where it is."""
+        self.newest, self._unkept = max(self.newest, row), unkept[0]
 
     def opinion(self, row: int, x0: torch.Tensor) -> None:
         """The denoiser's x0 at a row."""
         if x0 is not None and self._keeps(row) and "denoised" in self.sink.arrays:
-            self.sink.put("denoised", row, x0)
+            self.put("denoised", row, x0)
         if self._about is not None:
             for name, value in self._about(x0).items():
-                self.sink.put(name, row, value)
+                self.put(name, row, value)
 
     def put(self, name: str, row: int, value: Any) -> None:
         """Any other variable of the schema at a row, always kept."""
-        self.sink.put(name, row, value)
+        self._do(self.sink.put, name, row, value)
 
     def block(self, first: int, end: int) -> np.ndarray:
         """Where rows first..end of a ladder are made: the result itself, or what a store is handed."""
@@ -275,12 +317,14 @@ class Recorder:
 
     def hop(self, step: Any, row: int, to: int) -> None:
         """One Step of the loop, from `row` to `to`, which is added where the solver chose that level now."""
+        if self._later is not None:
+            self._later.settle()
         if to == self.count:
             self.grow(step.span.t)
         self.opinion(row, step.seen.x0)
         if self.save.fn is not None:
             self._ask(step, row)
-        self.state(to, step.x_next)
+        self._take(to, step.x_next)
 
     def _ask(self, step: Any, row: int) -> None:
         line = 'tk.Save(fn=lambda step: {"largest": step.x.amax((1, 2, 3))})'
@@ -288,21 +332,23 @@ class Recorder:
         if not isinstance(answer, Mapping):
             raise bad("fn", type(answer), "it must return a dict of numbers or arrays", line, TypeError)
         for name, value in answer.items():
-            values = np.asarray(as_numpy(value))
+            late = self._later is not None and isinstance(value, torch.Tensor)
+            taken = later.held(value) if late else as_numpy(value)
+            values = taken.coming if late else taken
             known = ("step", *("sample", "channel", "y", "x")[: values.ndim])
             fits = values.dtype.kind in "biuf" and [self.sizes.get(d) for d in known[1:]] == list(
                 values.shape
             )
-            taken = name in VARIABLES or name in self.coordinates or name == "written"
-            if not fits or taken or not str(name).isidentifier():
+            used = name in VARIABLES or name in self.coordinates or name == "written"
+            if not fits or used or not str(name).isidentifier():
                 wanted = (
                     "a new name with a real scalar, (sample,), (sample, channel) or (sample, channel, y, x)"
                 )
                 raise bad("fn", (name, str(values.dtype), values.shape), wanted, line)
             if name not in self._own:
                 self._own[name] = known
-                self.make(name, known, (self.room, *values.shape))
-            self.sink.put(name, row, values)
+                self._make_later(name, known, (self.room, *values.shape))
+            self.put(name, row, taken)
 
     @contextmanager
     def guard(self) -> Iterator["Recorder"]:
@@ -310,7 +356,8 @@ class Recorder:
         try:
             with torch.no_grad():
                 yield self
-        except BaseException as exc:
+        except BaseException as raised:
+            exc = self._cause(raised)
             reason = str(exc) or type(exc).__name__
             where = f"stopped at row {self.newest} of {self.count - 1}{self.phase}"
             if self.newest >= 0 and not self.complete:
@@ -324,9 +371,21 @@ class Recorder:
                     exc.args = (f"{reason}: {note}" if str(exc) else note,)
                 else:
                     exc.add_note(note)
-            raise
+            if exc is raised:
+                raise
+            raise exc from raised
         finally:
             self.sink.close()
+
+    def _cause(self, raised: BaseException) -> BaseException:
+        """What ended the run: a bad state, if one was on its way when something else was raised."""
+        try:
+            self.settle()
+        except FloatingPointError as exc:
+            return exc if isinstance(raised, Exception) else raised
+        except Exception:  # of the device, or the disk: what is there, is there
+            self._later.drop()
+        return raised
 
     def opened(self) -> xr.Dataset:
         """The run of a store that is whole already."""
@@ -334,6 +393,7 @@ class Recorder:
 
     def finish(self, extra: Mapping[str, Any] | None = None, **attrs: Any) -> xr.Dataset:
         """The Dataset: unreached rows are left out, `extra` arrays and final attributes come in."""
+        self.settle()
         rows = slice(0, self.newest + 1)
         if self._unkept is not None and "latent" in self.sink.arrays:  # the last row is always there
             self.sink.put("latent", self.newest, self._unkept)
@@ -351,6 +411,10 @@ class Recorder:
         data = label({**named, **_with_dims(more)}, {}, {})
         rungs = rung_coordinates(self.sigmas[rows], self.denoiser.levels, self.denoiser.path)
         return data.assign_coords(label({}, {**self.coordinates, **rungs}, {}).coords).assign_attrs(attrs)
+
+
+def _now(call: Callable, *args: Any) -> None:
+    call(*args)
 
 
 def _with_dims(variables: Mapping[str, Any]) -> dict[str, tuple[Sequence[str], Any]]:

@@ -18,15 +18,15 @@ from pathlib import Path as FilePath
 from typing import Any
 
 import numpy as np
-import torch
 import xarray as xr
 import zarr
 
-from .bookmarks import Bookmark, Copy
+from .bookmarks import Bookmark
 from .bookmarks import write as write_bookmark
 from .dataset import attributes, moments
 from .errors import bad
 from .inputs import plain
+from .later import as_numpy, held, mean_and_std
 from .reading import checked, leading
 from .writer import Writer
 
@@ -208,23 +208,20 @@ class Store:
     def put(self, name: str, row: int, value: Any) -> None:
         """One row of a variable."""
         if name in self.small:
-            if isinstance(value, torch.Tensor):
-                value = value.detach().cpu().numpy()
-            self.small[name][row] = value
+            self.small[name][row] = as_numpy(value)
             self._items.append(("small", name, row, row + 1, self.small[name][row : row + 1].copy()))
         else:
             # the caller may write on what it handed over before the writer comes to it
-            copy = Copy(value) if isinstance(value, torch.Tensor) else np.array(value)
-            self._items.append(("big", name, row, copy))
+            self._items.append(("big", name, row, held(value)))
 
     def fill(self, name: str, values: Any) -> None:
         """All rows of a small variable, from the first."""
         self.small[name][: len(values)] = values
         self._items.append(("small", name, 0, len(values), self.small[name][: len(values)].copy()))
 
-    def state(self, row: int, x: torch.Tensor, keep: bool, dtype: np.dtype) -> None:
-        """The state of a row: kept, its mean and std, and its flag."""
-        self._items.append(("state", row, Copy(x), keep, dtype))
+    def state(self, row: int, x: Any, keep: bool, dtype: np.dtype, told: Any = None) -> None:
+        """The state of a row: kept, its mean and std (which may be told), and its flag."""
+        self._items.append(("state", row, held(x), keep, dtype, told))
 
     def rungs(self, first: int, latent: np.ndarray, small: Mapping[str, np.ndarray]) -> None:
         """Whole rungs of a ladder, from row `first`; they are handed over for good."""
@@ -237,10 +234,14 @@ class Store:
         self._items.append(("flags", first, first + rows))
         self.commit()
 
-    def commit(self, mark: Bookmark | None = None) -> None:
+    def pack(self, mark: Bookmark) -> tuple:
+        """A bookmark as it is now, for `commit`."""
+        return mark.pack(self._known)
+
+    def commit(self, packed: tuple | None = None) -> None:
         """Hands over what was put, with where the run stands; waits until what came before is written."""
-        if mark is not None:
-            self._items.append(("mark", *mark.pack(self._known)))
+        if packed is not None:
+            self._items.append(("mark", *packed))
         with self._named():
             self.writer.put(self._items)
         self._items = []  # not before: Ctrl-C while it waits loses nothing
@@ -330,13 +331,14 @@ class Store:
                 small(*item)
             elif kind == "big":
                 name, rows, value = item
-                self.arrays[name][rows] = value.tensor().numpy() if isinstance(value, Copy) else value
+                self.arrays[name][rows] = as_numpy(value)
             elif kind == "state":
-                row, copy, keep, dtype = item
-                values = copy.tensor().numpy().astype(dtype, copy=False)
+                row, x, keep, dtype, told = item
                 if keep:
-                    self.arrays["latent"][row] = values
-                mean, std = moments(values)
+                    self.arrays["latent"][row] = as_numpy(x).astype(dtype, copy=False)
+                mean, std = (
+                    moments(as_numpy(x).astype(dtype, copy=False)) if told is None else mean_and_std(told)
+                )
                 small("mean", row, row + 1, mean[None])
                 small("std", row, row + 1, std[None])
                 small("written", row, row + 1, True)

@@ -8,6 +8,7 @@ import torch
 from tqdm.auto import tqdm
 
 from .dataset import LATENT
+from .later import sent
 from .loop import steps
 from .record import Recorder
 
@@ -50,6 +51,7 @@ class Walk:
             self.x = step.x_next
             yield step
             self._record.mark(step.span.i + 1, step.x_next, step.past, **self.more)
+        self._record.settle()
 
 
 class Ladder:
@@ -73,9 +75,9 @@ class Ladder:
         if self._name is None:
             self._kept[row] = x
         elif self._name != "latent":
-            self._record.sink.put(self._name, row, x)
+            self._record.put(self._name, row, x)
 
     def __getitem__(self, row: int) -> torch.Tensor:
         if self._name is None:
             return self._kept[row]
-        return torch.from_numpy(self._record.sink.read(self._name, row)).to(self._device)
+        return sent(torch.from_numpy(self._record.sink.read(self._name, row)), self._device)
