@@ -34,6 +34,17 @@ MODES = ("denoiser", "step")
 LIMITS = {"cpu": 0.6, "cuda": 0.35}  # of the node's time, by mode "denoiser"
 PROMPTS = (1, 2, 3)
 TOKENS, WIDTH = 8, 32  # of a prompt's embedding
+CONFIG = {
+    "sample_size": SHAPE[-1],
+    "in_channels": SHAPE[1],
+    "out_channels": SHAPE[1],
+    "block_out_channels": (32, 64),
+    "layers_per_block": 1,
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "cross_attention_dim": WIDTH,
+    "norm_num_groups": 8,
+}
 
 
 class UNet(Model):
@@ -46,17 +57,7 @@ class UNet(Model):
     def __init__(self, device: str):
         torch.manual_seed(0)
         self.device = torch.device(device)
-        network = UNet2DConditionModel(
-            sample_size=SHAPE[-1],
-            in_channels=self.channels,
-            out_channels=self.channels,
-            block_out_channels=(32, 64),
-            layers_per_block=1,
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-            cross_attention_dim=WIDTH,
-            norm_num_groups=8,
-        )
+        network = UNet2DConditionModel(**CONFIG)
         self.network = network.eval().requires_grad_(False).to(self.device)
         self.table = torch.randn(1 + len(PROMPTS), TOKENS, WIDTH).to(self.device)  # (prompt, token, width)
         self.parameters = sum(p.numel() for p in network.parameters())
