@@ -9,9 +9,9 @@ import tiny
 import torch
 
 import toolkit as tk
-from toolkit.pipelines import adapter, clocks, prints
-from toolkit.pipelines.adapter import Condition
+from toolkit.pipelines import adapter, clocks, prints, texts
 from toolkit.pipelines.flux import pack, unpack
+from toolkit.pipelines.texts import Condition
 
 QUIET = {"progress": False, "steps": 3}
 
@@ -44,6 +44,22 @@ def test_a_condition_is_a_prompt(sd):
     assert not np.allclose(tk.unsample(sd, x, prompt=moved, **QUIET).latent, by_text.latent)
     mixed = tk.unsample(sd, noise(2, 4, 8, 8), prompt=[cat, None], **QUIET)
     assert mixed.sizes["sample"] == 2
+    back = tk.sample(sd, start=by_condition, prompt=cat, progress=False)
+    assert back.attrs["edited"] == [] and back.attrs["bitwise"]
+    with pytest.raises(ValueError, match=r"the record has the name .*start=run, prompt=condition"):
+        tk.sample(sd, start=by_condition, progress=False)
+
+
+def test_a_condition_of_another_kind_is_refused(saved, sd):
+    xl = tk.load(saved("sdxl"))
+    with pytest.raises(ValueError, match=r"it lacks text_embeds\. Try: prompt=model\.condition\('a cat'\)"):
+        tk.sample(xl, prompt=sd.condition("a cat"), **QUIET)
+    long = Condition("long", {"encoder_hidden_states": torch.zeros(1, 154, 16, dtype=torch.float64)})
+    with pytest.raises(ValueError, match=r"encoder_hidden_states of one batch have one shape"):
+        tk.sample(sd, prompt=long, cfg=2.0, **QUIET)
+    assert tk.sample(sd, prompt=long, **QUIET).sizes["step"] == 4
+    with pytest.raises(TypeError, match=r"prompt=3: a text, None"):
+        sd.condition(3)
 
 
 @pytest.mark.parametrize("prompt", [3, 2.5, b"a cat", {"text": "a cat"}])
@@ -58,9 +74,9 @@ def test_an_empty_text_is_no_label(digits_model):
 
 
 def test_a_model_keeps_a_few_prompts(sd):
-    for k in range(adapter.KEPT + 3):
+    for k in range(texts.KEPT + 3):
         sd.conditions(f"number {k}", 1)
-    assert len(sd._prompts) == adapter.KEPT
+    assert len(sd._prompts) == texts.KEPT
 
 
 # --- sizes and clocks ----
@@ -114,6 +130,7 @@ def test_the_shift_of_flux_dev_is_that_of_the_size(saved):
     assert run.attrs["levels"] == small.levels.describe() and run.attrs["guidance"] == 3.5
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in diffusers' Heun
 def test_clocks_come_from_the_scheduler():
     flow = diffusers.FlowMatchEulerDiscreteScheduler
     assert clocks.clock(flow(shift=3.0)).levels == tk.Levels.flow(3.0)
@@ -123,6 +140,19 @@ def test_clocks_come_from_the_scheduler():
         prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=2.0
     )
     assert clocks.clock(solver) == clocks.Clock("flow", tk.Levels.flow(2.0), 1000.0)
+    moved = flow(shift=3.0)
+    moved.set_shift(6.0)
+    assert clocks.clock(moved).levels == tk.Levels.flow(6.0)
+    other = diffusers.UniPCMultistepScheduler.from_config(
+        moved.config, use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=5.0
+    )
+    assert clocks.clock(other).levels == tk.Levels.flow(5.0)
+    few = diffusers.LCMScheduler(**tiny.SD_BETAS, original_inference_steps=4)
+    assert clocks.clock(few).levels.sigma_max == pytest.approx(14.61, abs=0.01)
+    heun = diffusers.HeunDiscreteScheduler.from_config(
+        diffusers.DDIMScheduler(**tiny.SD_BETAS, rescale_betas_zero_snr=True).config
+    )
+    assert clocks.clock(heun).levels.sigma_max == pytest.approx(14.61, abs=0.01)
     asked = {**tiny.SD_BETAS, "prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
     found = clocks.clock(diffusers.DDIMScheduler(**asked))
     assert found.prediction == "v" and found.levels.sigma_max > 4000 and found.path == tk.VE
@@ -246,11 +276,30 @@ def test_a_batch_is_decoded_a_part_at_a_time(sd, monkeypatch):
     assert np.allclose(sd.decode(z), want, atol=1e-5) and calls == [2, 2, 1]
 
 
-def test_an_autoencoder_that_overflows_stays_float32(saved):
-    half = tk.load(saved("sdxl"), dtype=torch.float16)
-    assert half.vae.dtype == torch.float32 and half.network.dtype == torch.float16
-    assert tk.load(saved("sd1"), dtype=torch.float16).vae.dtype == torch.float16
-    assert tk.load(saved("sdxl"), dtype=torch.bfloat16).vae.dtype == torch.bfloat16
+def test_an_autoencoder_that_overflows_works_in_float32(saved, monkeypatch):
+    """And is left as it was: the pipeline goes on to be its owner's."""
+    half, seen = tk.load(saved("sdxl"), dtype=torch.float16), []
+    decode = half.vae.decode
+    monkeypatch.setattr(half.vae, "decode", lambda z: (seen.append((z.dtype, half.vae.dtype)), decode(z))[1])
+    z = half.encode(image(64, 64))
+    assert np.isfinite(half.decode(z)).all() and seen == [(torch.float32, torch.float32)]
+    assert half.vae.dtype == half.network.dtype == torch.float16
+    assert torch.allclose(z, tk.load(saved("sdxl")).encode(image(64, 64)), atol=0.02)
+
+
+def test_without_an_autoencoder(saved):
+    """Latents alone: sizes are known, pictures are not."""
+    xl = tk.load(saved("sdxl"), vae=None)
+    assert xl.factor == 8 and xl.sized(128, 64).usual_shape == (4, 16, 8)
+    want = tk.sample(tk.load(saved("sdxl")), prompt="a cat", **QUIET)
+    assert np.array_equal(tk.sample(xl, prompt="a cat", **QUIET).latent, want.latent)
+
+
+def test_a_network_apart_from_its_pipeline_is_refused(saved):
+    pipe = tiny.read(saved("flux dev"))
+    pipe.text_encoder.to("meta")
+    with pytest.raises(ValueError, match=r"the pipeline runs on meta, and its transformer lies on cpu"):
+        tk.load(pipe)
 
 
 def test_a_distilled_autoencoder(saved):

@@ -463,5 +463,5 @@ def one_a_sample(prompt: Any, samples: int, resolve: Callable[[Any, str], Any], 
         return [resolve(prompt, name)] * samples
     if len(prompt) != samples or samples == 0:
         wanted = f"a list is one a sample, and there are {samples} samples"
-        raise bad(name, prompt, wanted, f"{name}=3")
+        raise bad(name, prompt, wanted, f"{name}={(prompt[0] if prompt else None)!r}")
     return [resolve(p, name) for p in prompt]

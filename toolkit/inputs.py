@@ -46,6 +46,8 @@ def latent(
         if not hasattr(model, "encode"):
             raise bad(name, given, "this model cannot encode an image, give an array", line, TypeError)
         given = model.encode(given)
+    if hasattr(given, "data_vars"):
+        raise bad(name, "a Dataset", "one of its rows", "run.latent.isel(step=-1)", TypeError)
     if hasattr(given, "dims"):
         if set(given.dims) != {"sample", "channel", "y", "x"}:
             wanted = "a DataArray with dims sample, channel, y, x"

@@ -4,9 +4,8 @@ A family says how its prompts are encoded (`condition`) and how its network is a
 """
 
 import copy
-import hashlib
 import math
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -20,10 +19,10 @@ from ..errors import bad
 from .clocks import clock
 from .pictures import pixels_of
 from .prints import fingerprint
+from .texts import Condition, checked, kept, stack
 
 # pixels of an image from which on a VAE that can works tile by tile, and of a batch that it takes at a time
 TILED = 1536 * 1536
-KEPT = 16  # encoded prompts, and batches of them, that a model keeps
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 
@@ -35,39 +34,22 @@ class Asked(NamedTuple):
     guidance: float | None = None
 
 
-def kept(held: dict, key: Hashable, make: Callable[[], Any]) -> Any:
-    """What `held` has under a key, made where it has nothing; the oldest goes where there are too many."""
-    if key not in held:
-        while len(held) >= KEPT:
-            held.pop(next(iter(held)))
-        held[key] = make()
-    return held[key]
-
-
-class Condition:
-    """A prompt, encoded: what ``model.condition(text)`` gives, and a prompt itself.
-
-    Attributes
-    ----------
-    text : str or None
-    tensors : dict of str to Tensor (1, ...)
-        By the names under which the network takes them; to edit them, make another `Condition` of them.
-
-    Examples
-    --------
-    >>> import torch
-    >>> Condition("a cat", {"encoder_hidden_states": torch.zeros(1, 77, 8)})
-    Condition('a cat', 5d88d312333eb4cc)
-    """
-
-    def __init__(self, text: str | None, tensors: Mapping[str, torch.Tensor]):
-        self.text, self.tensors = text, dict(tensors)
-
-    def __repr__(self) -> str:
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.tensors.items()):
-            digest.update(name.encode() + tensor.detach().cpu().double().numpy().tobytes())
-        return f"Condition({self.text!r}, {digest.hexdigest()[:16]})"
+@contextmanager
+def full_float32(device: torch.device) -> Iterator[None]:
+    """Convolutions of float32 networks in float32: on newer GPUs cuDNN keeps ten bits of it, unasked."""
+    cudnn = torch.backends.cudnn
+    try:
+        rounded = device.type == "cuda" and cudnn.allow_tf32
+    except RuntimeError:  # the caller has said what he wants in torch's newer way, which rules this one out
+        rounded = False
+    if not rounded:
+        yield
+        return
+    cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32 = True
 
 
 class Pipeline(Model):
@@ -89,6 +71,7 @@ class Pipeline(Model):
     """
 
     component = "unet"  # what the pipeline calls its denoiser
+    takes: tuple[str, ...] = ("encoder_hidden_states",)  # of an encoded prompt
 
     def __init__(self, pipe: Any, name: str, asked: Asked):
         self.pipe, self.name, self.asked, self.max_rows = pipe, name, asked, asked.max_rows
@@ -97,21 +80,21 @@ class Pipeline(Model):
         modules = [module for module in modules if module is not None]
         for module in modules:
             module.eval().requires_grad_(False)
+        self._check_place()
         self._describe()
         if asked.guidance is not None and "guidance" not in self.recorded():
             why = "this network was not distilled to be told it; guidance is the `cfg` of a run"
             raise bad("guidance", asked.guidance, why, "tk.sample(model, cfg=3.5)")
         self.fingerprint = fingerprint(*modules)
-        if self.overflows and self.vae.dtype == torch.float16:
-            self.vae.float()
         self._forward = self._compiled() if asked.compile else self.network
         self._prompts: dict[Any, Condition] = {}
-        self._batches: dict[tuple, dict[str, torch.Tensor]] = {}
+        self._batches: dict[tuple, Any] = {}
 
     def _describe(self) -> None:
         """Sizes, levels and prediction, as the pipeline's configurations have them."""
         config = self.network.config
         self.channels = self.latent_channels()
+        self.factor = int(getattr(self.pipe, "vae_scale_factor", 1))
         if self.vae is not None:
             self.factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
             self._check_vae()
@@ -121,9 +104,16 @@ class Pipeline(Model):
         self.usual_shape = (self.channels, *((size, size) if isinstance(size, int) else size))
         self._clock(self.usual_shape)
 
-    factor = 1  # pixels of an image a latent pixel
     latent_shift = 0.0
     overflows = False  # whether the activations of the VAE are too large for float16
+
+    def _check_place(self) -> None:
+        """Refuses a network that lies apart from where the pipeline runs, and would not be fetched."""
+        runs, lies = self.device, next(self.network.parameters()).device
+        waits = getattr(self.network, "_hf_hook", None) is not None or lies.type == "meta"
+        if runs.type != lies.type and not waits:
+            why = f"the pipeline runs on {runs}, and its {self.component} lies on {lies}"
+            raise bad("source", type(self.pipe).__name__, why, f'tk.load(pipe.to("{lies}")), or offloading')
 
     def _check_vae(self) -> None:
         config, line = self.vae.config, "pipe.vae = the autoencoder that this network was trained with"
@@ -185,16 +175,19 @@ class Pipeline(Model):
         return one_a_sample(prompt, samples, self._resolved, name)
 
     def _resolved(self, prompt: Any, name: str) -> Condition:
+        prompt, negative = checked(prompt, name, self.takes), name == "negative"
         if isinstance(prompt, Condition):
             return prompt
-        if prompt is not None and not isinstance(prompt, str):
-            wanted = "a text, None for none, or what model.condition(text) gives; a list is one a sample"
-            raise bad(name, prompt, wanted, f'{name}="a photograph of a cat"', TypeError)
-        negative = name == "negative"
         return kept(self._prompts, (prompt, negative), lambda: self.condition(prompt, negative))
 
     def condition(self, prompt: str | None, negative: bool = False) -> Condition:
-        """A text, encoded as this pipeline does it; None is what it takes for no prompt."""
+        """A text, encoded as this pipeline does it; None is what it takes for no prompt.
+
+        Raises TypeError for another prompt, ValueError where the pipeline has no text encoder.
+        """
+        prompt = checked(prompt, "prompt", self.takes)
+        if isinstance(prompt, Condition):
+            return prompt
         if all(getattr(self.pipe, each, None) is None for each in TEXT_ENCODERS):
             why = "this pipeline was loaded without a text encoder; encode with one that has it"
             line = "prompt=other.condition(text), negative=other.condition(None, negative=True)"
@@ -208,14 +201,10 @@ class Pipeline(Model):
         """The tensors (1, ...) of a prompt."""
         raise NotImplementedError
 
-    def _stacked(self, conditions: list[Condition]) -> dict[str, torch.Tensor]:
-        """The tensors of some prompts, (row, ...); kept, since a run asks for the same ones at every step."""
-
-        def stacked() -> dict[str, torch.Tensor]:
-            names = conditions[0].tensors
-            return {name: torch.cat([each.tensors[name] for each in conditions]) for name in names}
-
-        return kept(self._batches, tuple(conditions), stacked)
+    def _stacked(self, conditions: list[Condition], x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The tensors of some prompts, (row, ...), beside x; kept, since every step asks for the same."""
+        key = (*conditions, x.device, x.dtype)
+        return kept(self._batches, key, lambda: stack(conditions, x.device, x.dtype))
 
     # --- the network
 
@@ -234,7 +223,8 @@ class Pipeline(Model):
             time = torch.full((len(seen),), self.time(sigma), device=seen.device)
             if self.graphs:
                 torch.compiler.cudagraph_mark_step_begin()
-            return self.ask(seen.to(self._dtype), time, conditions)
+            with full_float32(seen.device):
+                return self.ask(seen.to(self._dtype), time, conditions)
 
         return network
 
@@ -317,8 +307,20 @@ class Pipeline(Model):
     def _parts(self, batch: torch.Tensor, factor: int) -> Iterator[torch.Tensor]:
         """A batch in parts of at most `TILED` pixels, or one by one where tiles are needed."""
         each = batch.shape[-2] * batch.shape[-1] * factor**2
-        with self._tiled(each > TILED):
+        with self._tiled(each > TILED), self._widened(), full_float32(self.device):
             yield from batch.split(max(1, TILED // each))
+
+    @contextmanager
+    def _widened(self) -> Iterator[None]:
+        """A VAE that overflows float16, in float32 for as long as it works."""
+        narrow = self.overflows and self.vae.dtype == torch.float16
+        if narrow:
+            self.vae.float()
+        try:
+            yield
+        finally:
+            if narrow:
+                self.vae.half()
 
     @contextmanager
     def _tiled(self, needed: bool) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """What a pipeline's own scheduler says: prediction, levels and clock. Nothing here is assumed of a family."""
 
 import copy
+import inspect
 import warnings
 from typing import Any, NamedTuple
 
@@ -38,7 +39,7 @@ def clock(scheduler: Any, tokens: int = 0) -> Clock:
     config = scheduler.config
     told = config.get("prediction_type", "epsilon")
     if type(scheduler).__name__.startswith("FlowMatch") or told in FLOWS or config.get("use_flow_sigmas"):
-        return _flow(config, tokens)
+        return _flow(scheduler, tokens)
     if not hasattr(scheduler, "betas"):
         why = "this scheduler has no betas, and no flow: its levels are not known"
         raise bad("pipe.scheduler", type(scheduler).__name__, why, BETAS)
@@ -47,16 +48,21 @@ def clock(scheduler: Any, tokens: int = 0) -> Clock:
         raise bad(
             "prediction_type", told, why, 'pipe.scheduler.register_to_config(prediction_type="epsilon")'
         )
-    zero_snr = bool(config.get("rescale_betas_zero_snr", False))
+    zero_snr = _rescales(scheduler)
     return Clock(PREDICTION[told], Levels.from_betas(betas(scheduler), zero_snr, _between(scheduler)))
 
 
 def betas(scheduler: Any) -> np.ndarray:
     """The scheduler's betas before any rescaling to zero terminal SNR, which `Levels` does itself."""
-    config = scheduler.config
-    if config.get("rescale_betas_zero_snr", False):
-        scheduler = type(scheduler).from_config(config, rescale_betas_zero_snr=False)
+    if _rescales(scheduler):
+        scheduler = type(scheduler).from_config(scheduler.config, rescale_betas_zero_snr=False)
     return scheduler.betas.double().numpy()
+
+
+def _rescales(scheduler: Any) -> bool:
+    """Whether it rescales to zero terminal SNR; a config keeps options that its scheduler does not have."""
+    known = inspect.signature(type(scheduler).__init__).parameters
+    return "rescale_betas_zero_snr" in known and bool(scheduler.config.get("rescale_betas_zero_snr"))
 
 
 def _between(scheduler: Any) -> bool:
@@ -64,15 +70,23 @@ def _between(scheduler: Any) -> bool:
     probe = copy.deepcopy(scheduler)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of NumPy, in diffusers' own lines
-        probe.set_timesteps(PROBE)
+        try:
+            probe.set_timesteps(PROBE)
+        except ValueError:  # a distilled model's, which has fewer steps
+            return False
     return bool((probe.timesteps != probe.timesteps.round()).any())
 
 
-def _flow(config: Any, tokens: int) -> Clock:
+def _flow(scheduler: Any, tokens: int) -> Clock:
     """Flow matching: the shift is in the config, or grows with the number of image tokens (2403.03206)."""
+    config = scheduler.config
     unit = float(config.get("num_train_timesteps", TRAIN_STEPS))
     if not config.get("use_dynamic_shifting", False):
-        shift = config.get("shift", config.get("flow_shift", 1.0))
+        # `set_shift` moves the property; a config made from another's keeps that one's `shift`, unused
+        own = isinstance(getattr(type(scheduler), "shift", None), property)
+        matching = type(scheduler).__name__.startswith("FlowMatch")
+        names = ("shift",) if matching else ("flow_shift", "shift")
+        shift = scheduler.shift if own else next((config[n] for n in names if n in config), 1.0)
         return Clock("flow", Levels.flow(float(shift)), unit)
     low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
     least, most = config.get("base_shift", 0.5), config.get("max_shift", 1.15)

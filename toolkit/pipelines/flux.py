@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from .adapter import Pipeline
+from .texts import kept
 
 GUIDANCE = 3.5  # what Flux dev is told, where the caller does not say
 SIDE = 2  # latent pixels of a pack's side
@@ -32,10 +33,7 @@ class Flux(Pipeline):
     """
 
     component, multiple = "transformer", SIDE
-
-    def _describe(self) -> None:
-        super()._describe()
-        self._places: dict[tuple[int, ...], torch.Tensor] = {}
+    takes = ("encoder_hidden_states", "pooled_projections")
 
     def latent_channels(self) -> int:
         return int(self.network.config.in_channels) // SIDE**2
@@ -58,7 +56,7 @@ class Flux(Pipeline):
 
     def ask(self, x: torch.Tensor, time: torch.Tensor, conditions: list) -> torch.Tensor:
         height, width = x.shape[-2:]
-        told = self._stacked(conditions)
+        told = self._stacked(conditions, x)
         guidance = None if self.guidance is None else torch.full_like(time, self.guidance)
         out = self._forward(
             pack(x), timestep=time, guidance=guidance, return_dict=False, **told,
@@ -69,10 +67,11 @@ class Flux(Pipeline):
 
     def _place(self, x: torch.Tensor, rows: int, columns: int, image: bool) -> torch.Tensor:
         """Where each token is, (token, 3): row and column of the image; zeros for the text."""
-        key = (rows, columns, image)
-        if key not in self._places:
-            ids = torch.zeros(rows, columns, 3)
+
+        def ids() -> torch.Tensor:
+            found = torch.zeros(rows, columns, 3)
             if image:
-                ids[..., 1], ids[..., 2] = torch.arange(rows)[:, None], torch.arange(columns)
-            self._places[key] = ids.reshape(-1, 3).to(x)
-        return self._places[key]
+                found[..., 1], found[..., 2] = torch.arange(rows)[:, None], torch.arange(columns)
+            return found.reshape(-1, 3).to(x)
+
+        return kept(self._batches, (rows, columns, image, x.device, x.dtype), ids)

@@ -7,7 +7,8 @@ import torch
 
 from ..denoisers import one_a_sample
 from ..errors import bad, unknown
-from .adapter import Pipeline, kept
+from .adapter import Pipeline
+from .texts import kept
 
 
 class Labelled(Pipeline):
@@ -45,16 +46,16 @@ class Labelled(Pipeline):
             raise bad(name, prompt, f"a class label from 0 to {self.classes - 1}", f"{name}=3")
         return int(prompt)
 
-    def _stacked(self, conditions: list) -> dict[str, torch.Tensor]:
+    def _stacked(self, conditions: list, x: torch.Tensor) -> dict[str, torch.Tensor]:
         if self.classes == 0:
             return {}
         if None in conditions:
             why = "guidance needs one, and this network has no label for no class"
             raise bad("negative", None, why, "negative=0, or cfg=1.0")
-        made = kept(self._batches, tuple(conditions), lambda: torch.tensor(conditions, device=self.device))
-        return {"class_labels": made}
+        key = (*conditions, x.device)
+        return {"class_labels": kept(self._batches, key, lambda: torch.tensor(conditions, device=x.device))}
 
     def ask(self, x: torch.Tensor, time: torch.Tensor, conditions: list) -> torch.Tensor:
         """The network under labels, where it has any; a learned variance is no use to an ODE."""
-        told = self._stacked(conditions)
+        told = self._stacked(conditions, x)
         return self._forward(x, timestep=time, return_dict=False, **told)[0][:, : self.channels]

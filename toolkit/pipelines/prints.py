@@ -35,12 +35,12 @@ def _weights(*modules: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _bytes(weight: torch.Tensor) -> bytes:
-    return weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+    return weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _gist(weight: torch.Tensor) -> bytes:
     """The sum of all bits, modulo 2^64, and evenly spaced numbers."""
-    flat = weight.detach().contiguous().flatten()
+    flat = weight.detach().contiguous().reshape(-1)
     bits = flat.view(BITS[flat.element_size()])
     every = max(1, len(flat) // SOME)
     return int(bits.sum(dtype=torch.int64)).to_bytes(8, "little", signed=True) + _bytes(flat[::every])

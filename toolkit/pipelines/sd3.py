@@ -9,6 +9,7 @@ class SD3(Pipeline):
     """A `StableDiffusion3Pipeline`: prompts are texts for CLIP and, where it is there, T5; None is ""."""
 
     component = "transformer"
+    takes = ("encoder_hidden_states", "pooled_projections")
 
     @property
     def multiple(self) -> int:
@@ -31,4 +32,4 @@ class SD3(Pipeline):
         return {"encoder_hidden_states": text, "pooled_projections": pooled}
 
     def ask(self, x: torch.Tensor, time: torch.Tensor, conditions: list) -> torch.Tensor:
-        return self._forward(x, timestep=time, return_dict=False, **self._stacked(conditions))[0]
+        return self._forward(x, timestep=time, return_dict=False, **self._stacked(conditions, x))[0]

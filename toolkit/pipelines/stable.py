@@ -6,6 +6,7 @@ import torch
 
 from ..errors import bad
 from .adapter import Pipeline
+from .texts import kept
 
 ADDED = (None, "text", "text_time")  # what a network may take beside its text; "text_time" is SDXL's
 AESTHETIC = {
@@ -31,9 +32,9 @@ class Stable(Pipeline):
             why = "it encodes prompts in a way of its own, which this version does not know"
             raise bad("source", type(self.pipe).__name__, why, 'tk.load("path/to/a/StableDiffusionPipeline")')
         self.xl = config.addition_embed_type == "text_time"
-        self._sizes: dict[tuple[int, ...], torch.Tensor] = {}
+        self.takes = (*self.takes, "text_embeds") if self.xl else self.takes
         super()._describe()
-        self.overflows = self.xl and bool(self.vae.config.get("force_upcast"))
+        self.overflows = self.xl and self.vae is not None and bool(self.vae.config.get("force_upcast"))
 
     def recorded(self) -> dict[str, Any]:
         told = {} if self.network.config.time_cond_proj_dim is None else {"guidance": self._guidance()}
@@ -55,7 +56,7 @@ class Stable(Pipeline):
         return {k: torch.zeros_like(v) if empty and k != "score" else v for k, v in made.items()}
 
     def ask(self, x: torch.Tensor, time: torch.Tensor, conditions: list) -> torch.Tensor:
-        told = dict(self._stacked(conditions))
+        told = dict(self._stacked(conditions, x))
         if self.xl:
             score, size = told.pop("score", None), self._size(x)
             ids = size if score is None else torch.cat([size[:, :4], score], 1)
@@ -67,12 +68,10 @@ class Stable(Pipeline):
 
     def _size(self, x: torch.Tensor) -> torch.Tensor:
         """SDXL's micro-conditions, (row, 6) in px: size before cropping, where it was cropped, and after."""
-        key = (len(x), *x.shape[-2:])
-        if key not in self._sizes:
-            height, width = (side * self.factor for side in x.shape[-2:])
-            ids = torch.tensor([[height, width, 0, 0, height, width]], device=x.device, dtype=x.dtype)
-            self._sizes = {key: ids.repeat(len(x), 1)}
-        return self._sizes[key]
+        height, width = (side * self.factor for side in x.shape[-2:])
+        told = [[height, width, 0, 0, height, width]] * len(x)
+        key = ("size", len(x), height, width, x.device, x.dtype)
+        return kept(self._batches, key, lambda: torch.tensor(told, device=x.device, dtype=x.dtype))
 
     def _guidance(self) -> float:
         return GUIDANCE if self.asked.guidance is None else self.asked.guidance
@@ -80,5 +79,6 @@ class Stable(Pipeline):
     def _guided(self, x: torch.Tensor) -> torch.Tensor:
         """What a distilled network is told of the guidance scale (2310.04378), (row, number)."""
         scale = torch.full((len(x),), self._guidance() - 1.0)
-        width = self.network.config.time_cond_proj_dim
-        return self.pipe.get_guidance_scale_embedding(scale, embedding_dim=width).to(x)
+        embed, width = self.pipe.get_guidance_scale_embedding, self.network.config.time_cond_proj_dim
+        key = ("guidance", len(x), x.device, x.dtype)
+        return kept(self._batches, key, lambda: embed(scale, embedding_dim=width).to(x))
