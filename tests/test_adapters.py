@@ -248,6 +248,18 @@ def test_offloading(saved, name):
     assert np.array_equal(model.decode(x), plain.decode(x))
 
 
+def test_float32_is_not_rounded_on_a_gpu():
+    """cuDNN's ten bits are off while a network works, and on again after it, also if it raises."""
+    cudnn = torch.backends.cudnn
+    assert cudnn.allow_tf32  # torch's default
+    with pytest.raises(ZeroDivisionError), adapter.full_float32(torch.device("cuda")):
+        assert not cudnn.allow_tf32
+        raise ZeroDivisionError
+    assert cudnn.allow_tf32
+    with adapter.full_float32(torch.device("cpu")):
+        assert cudnn.allow_tf32
+
+
 # --- images ----
 
 
