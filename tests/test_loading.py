@@ -195,6 +195,32 @@ def test_a_repository_in_the_hub_s_cache_is_read_without_a_network(saved, offlin
     assert model.name == "somebody/tiny"
 
 
+@pytest.mark.parametrize("asked", [{}, {"local_files_only": True}])
+def test_a_download_that_was_cut_off_is_gone_on_with(asked, saved, monkeypatch, tmp_path):
+    """Its index is there and its weights are not: the rest comes from the hub, where that may be asked."""
+    seen, whole = [], tiny.read(saved("sd1"))
+    (tmp_path / "models--somebody--tiny" / "refs").mkdir(parents=True)
+    (tmp_path / "models--somebody--tiny" / "refs" / "main").write_text("0" * 40)
+    begun = tmp_path / "models--somebody--tiny" / "snapshots" / ("0" * 40)
+    begun.mkdir(parents=True)
+    shutil.copy(saved("sd1") / "model_index.json", begun)
+
+    def reader(source: str, cache_dir: object, local_files_only: bool = False, **options):
+        seen.append(local_files_only)
+        if local_files_only:
+            raise OSError("no weights here")
+        return whole
+
+    monkeypatch.setattr(diffusers.DiffusionPipeline, "from_pretrained", reader)
+    if asked:
+        with pytest.raises(OSError, match="no weights here"):
+            tk.load("somebody/tiny", cache_dir=tmp_path, **asked)
+        assert seen == [True]
+    else:
+        assert tk.load("somebody/tiny", cache_dir=tmp_path).channels == 4
+        assert seen == [True, False]
+
+
 @pytest.mark.parametrize(
     ("error", "says", "line"),
     [

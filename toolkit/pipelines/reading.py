@@ -4,7 +4,7 @@ import inspect
 import re
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path as FilePath
 from typing import Any
@@ -71,13 +71,14 @@ def _pretrained(diffusers: Any, source: str | PathLike[str], options: dict, fami
     index, here = _index(diffusers, source, options)
     _check_family(index, families, source)
     _check_names(diffusers, index, options)
-    options = {"use_safetensors": True, **options, "local_files_only": here}
+    options = {"use_safetensors": True, **options}
     # what runs nothing here, and what was saved as absent, which diffusers wants to be told again
     absent = [name for name, each in index.items() if each == [None, None]]
     left_out = {name: None for name in [*CHECKERS, *absent] if name in index and name not in options}
     if "requires_safety_checker" in index or "safety_checker" in index:
         left_out["requires_safety_checker"] = False
-    return _had(diffusers.DiffusionPipeline.from_pretrained, source, {**left_out, **options})
+    return _had(_local_first(diffusers.DiffusionPipeline.from_pretrained, source, here), source,
+                {**left_out, **options})  # fmt: skip
 
 
 def _index(diffusers: Any, source: str | PathLike[str], options: Mapping) -> tuple[dict, bool]:
@@ -154,10 +155,11 @@ def _single(diffusers: Any, file: FilePath, options: dict, families: Mapping) ->
     _check_family(index, families, config)
     _check_names(diffusers, index, options)
     family = getattr(diffusers, index["_class_name"])
-    asked = {"torch_dtype": options.pop("dtype"), **options, "local_files_only": here, "config": str(config)}
+    asked = {"torch_dtype": options.pop("dtype"), **options, "config": str(config)}
     asked.pop("low_cpu_mem_usage", None)
     # what is not in the file may be handed over, and is best taken from a folder that has it
-    return _had(family.from_single_file, file, asked, f"{line[:-1]}, text_encoder=pipe.text_encoder)")
+    reader = _local_first(family.from_single_file, config, here)
+    return _had(reader, file, asked, f"{line[:-1]}, text_encoder=pipe.text_encoder)")
 
 
 def _usual_config(diffusers: Any, file: FilePath, line: str) -> str:
@@ -173,6 +175,19 @@ def _usual_config(diffusers: Any, file: FilePath, line: str) -> str:
         raise bad("source", str(file), f"no safetensors file, or one cut short ({exc})", line) from exc
     empty = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     return single_file_utils.fetch_diffusers_config(empty)["pretrained_model_name_or_path"]
+
+
+def _local_first(reader: Any, home: Any, here: bool) -> Any:
+    """A reader of what is here; the rest of a download that was begun and not ended comes from the hub."""
+
+    def read(source: str, local_files_only: bool = False, **options: Any) -> Any:
+        if here and not local_files_only and not FilePath(home).exists():
+            with suppress(OSError):
+                return reader(source, local_files_only=True, **options)
+            return reader(source, **options)
+        return reader(source, local_files_only=here, **options)
+
+    return read
 
 
 def _had(read: Any, source: Any, options: Mapping, line: str | None = None) -> Any:
