@@ -11,7 +11,7 @@ from crashing import RUNS, Kind, mixture, picture
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import toolkit as tk
-from toolkit import later
+from toolkit import later, plans
 from toolkit.dataset import moments
 from toolkit.store import Store
 
@@ -328,6 +328,15 @@ def test_moments_of_a_tensor_are_those_of_its_row(dtype):
     got = later.mean_and_std(later.Copy(later.moments(x, np.dtype(dtype))))
     np.testing.assert_allclose(got, [mean, std], rtol=1e-12)
     assert np.abs(std - x.numpy().std((2, 3))).max() > 1e-9 or dtype == "float64"
+
+
+def test_a_replay_sends_the_rows_of_its_record(monkeypatch):
+    sent, run = [], RUNS["offsets"]()
+    monkeypatch.setattr(plans, "sent", lambda x, device: sent.append((x, device)) or x)
+    back = tk.sample(mixture(), run, **QUIET)
+    assert back.attrs["bitwise"] and len(sent) == 6
+    assert {device for _, device in sent} == {torch.device("cpu")}
+    assert torch.equal(sent[0][0], torch.from_numpy(run.latent.values[-1]))
 
 
 def test_a_device_is_known_by_its_kind():

@@ -1,5 +1,6 @@
 """Loading diffusers pipelines: small random ones made from configs, in a folder and in memory."""
 
+import copy
 import math
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 
 import toolkit as tk
+from toolkit.pipelines.pictures import pixels_of
 
 
 def small_pipeline(grey=True, **options):
@@ -143,12 +145,92 @@ def test_decoding_takes_what_a_run_gives(model):
         (np.full((32, 32), np.nan), "0..1"),
         (np.zeros((32, 32), np.int64), "uint8"),
         (np.zeros((2, 2, 2, 32, 32)), "shape"),
+        (np.zeros((32, 32, 4), np.uint8), r"transparency.*Try: image\[\.\.\., :3\]"),
+        (torch.zeros(2, 32, 32, 2), r"transparency.*Try: image\[\.\.\., :1\]"),
+        (Image.new("I;16", (32, 32)), r"8 bits.*Try: np\.asarray\(image\) / 65535"),
+        (Image.new("I", (32, 32)), r"8 bits.*Try: np\.asarray\(image\) / 65535"),
+        (Image.new("F", (32, 32)), r"8 bits.*Try: np\.asarray\(image\)$"),
         ("digit.png", "PIL image"),
     ],
 )
 def test_what_is_no_image_is_refused(model, image, says):
-    with pytest.raises((ValueError, TypeError), match=rf"image=.*{says}.*Try:"):
+    with pytest.raises((ValueError, TypeError), match=rf"image=.*{says}.*") as caught:
         model.encode(image)
+    assert ". Try: " in str(caught.value)
+
+
+@pytest.mark.parametrize("shape, order", [((3, 24, 32), (1, 2, 0)), ((2, 3, 24, 32), (0, 2, 3, 1))])
+def test_colours_that_come_first_are_refused(shape, order):
+    """As torch has them: three planes are no three grey pictures, unless one says so."""
+    image = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match=r"colours come last.*Try: image\.permute\(.*\)$") as caught:
+        pixels_of(image, 3)
+    moved = eval(str(caught.value).split("Try: ")[1], {"image": image})
+    assert torch.equal(moved, image.permute(*order))
+    np.testing.assert_array_equal(pixels_of(moved, 3), image.numpy().reshape(-1, 3, 24, 32))
+    if image.ndim == 3:
+        grey = pixels_of(list(image), 3)
+        np.testing.assert_array_equal(grey, np.repeat(image.numpy()[:, None], 3, 1))
+        np.testing.assert_array_equal(pixels_of(image, 1)[:, 0], image)
+        np.testing.assert_array_equal(pixels_of(image.numpy(), 3), grey)
+
+
+def test_pixels_of_other_kinds():
+    eight = torch.arange(12.0).reshape(3, 4, 1) / 16.0  # exact in bfloat16
+    np.testing.assert_array_equal(pixels_of(eight.bfloat16(), 1)[0, 0], eight[..., 0])
+    clear = Image.new("RGBA", (4, 3), (255, 0, 51, 9))
+    for image in (clear, clear.convert("RGB").convert("P")):
+        np.testing.assert_allclose(pixels_of(image, 3)[0, :, 0, 0], [1.0, 0.0, 0.2], atol=1e-6)
+    assert pixels_of(Image.new("LA", (4, 3), (51, 9)), 1).max() == np.float32(0.2)
+    deep = Image.fromarray(np.full((3, 4), 13107, np.uint16))
+    with pytest.raises(ValueError, match="image='I;16'"):
+        pixels_of(deep, 1)
+    np.testing.assert_allclose(pixels_of(np.asarray(deep) / 65535, 1), 0.2, atol=1e-6)
+    images = [Image.new("L", (4, 3)), np.zeros((5, 6, 3))]
+    line = r"\[\(3, 4\), \(5, 6\)\].*one size.*Try: \[one\.resize\(\(4, 3\)\) for one in images\]"
+    with pytest.raises(ValueError, match=line):
+        pixels_of(images, 3)
+    images[1] = Image.new("RGB", (6, 5))
+    assert pixels_of([one.resize((4, 3)) for one in images], 3).shape == (2, 3, 3, 4)
+
+
+# --- there and back
+
+
+@pytest.fixture(scope="module")
+def words(saved):
+    return tk.load(saved("sd1"))
+
+
+def drawn(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+
+
+def test_an_encoded_prompt_goes_there_and_back(words):
+    """A record has its digest alone, so the replay is given it again: which is no edit."""
+    cat, dog = words.condition("a cat"), words.condition("a dog")
+    asked = {"solver": "obelm", "steps": 3, "progress": False}
+    trip = tk.round_trip(words, drawn(1, 4, 8, 8), prompt=cat, cfg=4, **asked)
+    assert float(trip.error.max()) < 1e-9 and float(trip.error_without_aux.min()) > 1e-6
+    assert trip.attrs["bitwise"] is not False and trip.attrs["prompt"] == repr(cat)
+    plain = tk.round_trip(words, drawn(1, 4, 8, 8), prompt="a cat", cfg=4, **asked)
+    np.testing.assert_array_equal(trip.top, plain.top)
+    left = tk.Region(tk.box(0.0, 0.0, 0.5, 1.0, size=(8, 8)), prompt=[dog, "a bird"], negative=cat)
+    two = {"prompt": [cat, None], "negative": dog, "cfg": 2.0, "regions": [left], "steps": 2}
+    trip = tk.round_trip(words, drawn(2, 4, 8, 8), truth=True, **{**asked, **two, "solver": "euler"})
+    assert float(trip.error.max()) < 1e-9 and trip.attrs["bitwise"] and np.isfinite(trip.accuracy).all()
+
+
+def test_groups_that_hold_all_rows_are_none(words):
+    run = tk.unsample(words, drawn(1, 4, 8, 8), prompt="a cat", cfg=4.0, steps=2, progress=False)
+    few = copy.copy(words)
+    for few.max_rows in (2, 8):
+        assert tk.sample(few, run, progress=False).attrs["bitwise"]
+    few.max_rows = 1
+    with pytest.warns(
+        UserWarning, match=r"max_rows=None.*max_rows=1.*Try: tk\.load\(\.\.\., max_rows=None\)"
+    ):
+        tk.sample(few, run, progress=False)
 
 
 @pytest.mark.parametrize("prompt", [5, -1, 2.5, "five", True, [1, 9]])

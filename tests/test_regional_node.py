@@ -12,6 +12,7 @@ import torch
 from conftest import DATA, PATHS, reference_mixture, relative
 
 import toolkit as tk
+from toolkit import later
 from toolkit.comfy import calls, grids, quirks, regions, streams
 from toolkit.comfy.batches import SAMPLERS
 
@@ -774,6 +775,21 @@ def test_the_record():
     assert lost.attrs["model_calls"] == 7
     assert "throws away" in lost.attrs["note"]
     assert "throws away" not in run.attrs["note"]
+
+
+def test_it_is_recorded_behind_its_device(monkeypatch):
+    """From a GPU rows are taken one hop late, so the record must know where the states are."""
+
+    def run():
+        return node(small(), latent=LATENT, masks=[half(), half("right")], restore_latent=False)
+
+    want, seen = run(), []
+    monkeypatch.setattr(later, "is_deferred", lambda device: seen.append(device) or True)
+    got = run()
+    assert seen == [torch.device("cpu")]
+    for name in ("latent", "nfe", "rows"):
+        np.testing.assert_array_equal(got[name], want[name])
+    np.testing.assert_allclose(got["std"], want["std"], rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["euler", "dpmpp_sde"])

@@ -10,6 +10,7 @@ import xarray as xr
 from PIL import Image
 from scipy import ndimage
 from test_resume import Stop, cut, goes_on, stopped
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import toolkit as tk
 from toolkit.composites import Regional
@@ -493,6 +494,41 @@ def test_conflict_and_seam_are_their_formulas():
         rest = np.concatenate([across[..., 6:].reshape(2, -1), down[..., 6:].reshape(2, -1)], axis=1)
         np.testing.assert_allclose(run.seam_gradient[row], seam.mean(1) / rest.mean(1), rtol=1e-10)
     assert np.isnan(run.conflict[4]).all()
+
+
+class Sends(TorchDispatchMode):
+    """Counts what a GPU would wait for: numbers read from a tensor, and indices that are lists."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.seen.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_regions_do_not_stop_a_run_on_a_device():
+    """Weights are made on the host, whatever asks for them anew; a device without values stands for one."""
+    regions = [
+        hard(0.0, 0.5, prompt=1, span=(5.0, 0.0)),
+        hard(0.5, 1.0, weight=lambda sigma: 1.0 / (1.0 + sigma)),
+    ]
+    grey = tk.Region(np.linspace(0, 1, 256).reshape(SIZE), prompt=2, differential=True)
+    shape, levels = (2, 2, *SIZE), [10.0, 4.0, 1.0, 0.0]
+    there, here = (Layout.fit([*regions, grey], shape, device, levels) for device in ("meta", "cpu"))
+    for sigma in levels:
+        far, near = there.at(sigma), here.at(sigma)
+        assert far.present == near.present
+        for name in ("w", "asked", "areas", "seams"):
+            assert getattr(far, name).is_meta and getattr(far, name).shape == getattr(near, name).shape
+    assert here.at(10.0).present == (0, 2, 3) != here.at(4.0).present
+    bound = Regional(PerPixel(), here, prompt=3)
+    x0 = bound.denoise(torch.randn(shape, dtype=torch.float64), 10.0).x0
+    with Sends() as sends:
+        told = bound.about(x0)
+    assert not {"index_put_", "_local_scalar_dense", "lift_fresh"} & set(sends.seen) and sends.seen
+    assert told["conflict"].isnan().all(1).tolist() == [False, True, False, False]
 
 
 INVERSES = [("euler", "fixed_point"), ("heun", "fixed_point"), ("heun", "defect"), ("euler", "reverse"),

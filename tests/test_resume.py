@@ -269,6 +269,31 @@ def test_a_store_that_is_being_written_is_left_to_its_run(mixture, images, tmp_p
     assert "stopped" not in ds.attrs
 
 
+class Far(torch.Tensor):
+    """As on a device: no array but by force."""
+
+    def numpy(self, *, force: bool = False) -> np.ndarray:
+        assert force, "of a tensor on a device"
+        return self.as_subclass(torch.Tensor).numpy()
+
+
+def test_the_counters_of_a_pass_may_lie_on_a_device(mixture, images, tmp_path, monkeypatch):
+    read, counters = Bookmark.read, ("nfe", "rows", "calls", "network")
+
+    def far(*given):
+        mark = read(*given)
+        if mark is not None:
+            mark.more |= {name: mark.more[name].as_subclass(Far) for name in counters if name in mark.more}
+            found.extend(mark.more)
+        return mark
+
+    found = []
+    monkeypatch.setattr(Bookmark, "read", far)
+    make = Make(tk.unsample, mixture, images["in"], solver="euler", prompt=0)
+    goes_on(mixture, make, tmp_path, [counted(mixture, lambda: make(tk.Save())) - 2])
+    assert set(counters) <= set(found)
+
+
 # --- the bookmark
 
 

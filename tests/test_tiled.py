@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from test_regions import PerPixel, far
 from test_resume import Make, goes_on
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import toolkit as tk
 from toolkit.tiling import Tiled, shares
@@ -161,6 +162,46 @@ def test_a_batch_is_at_most_so_many_rows(batch, seen):
     )
 
 
+def test_shares_are_sent_to_a_device_once():
+    windows = tk.tiled(PerPixel(), (4, 9), 3, (4, 4)).windows
+    parts = torch.zeros(2 * len(windows), 2, 4, 4, dtype=torch.float64, device="meta")
+    assert windows.fuse(parts, torch.float64).shape == (2, 2, 4, 9)
+    kept = windows._sent[parts.device]
+    with Moved() as moved:
+        windows.fuse(parts, torch.float64)
+    assert windows._sent[parts.device] is kept and moved.count == 0
+    assert all(share.is_meta for pair in kept for share in pair)
+
+
+class Moved(TorchDispatchMode):
+    """Counts copies from the host to another device."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        there = (kwargs or {}).get("device")
+        self.count += there is not None and torch.device(there) != args[0].device
+        return func(*args, **(kwargs or {}))
+
+
+def test_another_batch_on_a_replay_is_said():
+    """3 windows are 6 rows under guidance: groups of 6 or more are all of them."""
+    one, tiles = (
+        normal(1, 2, 4, 9),
+        {n: tk.tiled(PerPixel(), (4, 9), 3, (4, 4), n) for n in (None, 4, 5, 6, 9)},
+    )
+    asked = {"prompt": 1, "cfg": 2.0, "steps": 2, **QUIET}
+    runs = {n: tk.unsample(model, one, **asked) for n, model in tiles.items()}
+    assert {n: run.attrs["batch"] for n, run in runs.items()} == {n: n for n in tiles}
+    for was, now in ((None, 6), (6, 9), (9, None), (4, 4)):
+        assert tk.sample(tiles[now], runs[was], **QUIET).attrs["edited"] == []
+    for was, now in ((4, None), (4, 5), (9, 4)):
+        with pytest.warns(
+            UserWarning, match=rf"batch={was}.*batch={now}.*Try: tk\.tiled\(\.\.\., batch={was}\)"
+        ):
+            tk.sample(tiles[now], runs[was], **QUIET)
+
+
 def test_rows_are_network_rows():
     tiles = tk.tiled(PerPixel(), CANVAS, window=(8, 8))
     asked = {"steps": 3, "shape": (2, 2, *CANVAS), **QUIET}
@@ -291,6 +332,8 @@ def test_an_image_comes_in_many_forms(wide, pictures):
              np.repeat(whole[..., None], 3, -1), (whole / 255.0).astype(np.float32)]  # fmt: skip
     for form in forms:
         torch.testing.assert_close(wide.encode(form), want, rtol=0, atol=1e-4)
+    rough = torch.from_numpy(whole / 255.0).bfloat16()
+    torch.testing.assert_close(wide.encode(rough), wide.encode(rough.float()), rtol=0, atol=0)
     assert wide.encode(whole[0]).shape == wide.encode(rgb).shape == (1, 4, *CANVAS)
     small = tk.tiled(wide.inner, (8, 8))
     for form in (Image.fromarray(rgb[:, :32]), rgb[:, :32]):

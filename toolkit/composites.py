@@ -137,10 +137,11 @@ class Regional:
         if x0 is None or ref is None or ref() is not x0:
             return {}
         fused = x0 if told.fused is None else told.fused
-        present = list(told.weights.present)
+        present, none = told.weights.present, x0.new_full((len(x0),), torch.nan)
         opinions = torch.stack([told.opinions.get(k, fused) for k in present])
-        conflict = x0.new_full((len(self.entries), len(x0)), torch.nan)
-        conflict[present] = _apart(opinions, fused, told.weights.areas)
+        apart = dict(zip(present, _apart(opinions, fused, told.weights.areas), strict=True))
+        # stacked: an index that is a list goes to the device, and the run waits for it
+        conflict = torch.stack([apart.get(k, none) for k in range(len(self.entries))])
         return {"conflict": conflict, "seam_gradient": seam_gradient(x0, told.weights)}
 
     def __repr__(self) -> str:

@@ -11,6 +11,7 @@ import xarray as xr
 
 from .dataset import attributes
 from .errors import bad
+from .later import sent
 from .masks import NEAR, joined, joining
 from .noise import Keyed
 from .regions import BASE, LINE, Region, fitted, named
@@ -59,16 +60,18 @@ class Layout:
     ----------
     regions : list of Region, named
     masks : Tensor (region, sample, 1, y, x)
-        Fitted; one sample where all share theirs.
+        Fitted, on the host; one sample where all share theirs.
+    device : where the run is
+        Weights are made on the host and sent there: their making asks which of them are zero.
     active : list of (high, low)
         The range of sigma in which each is active.
     levels : sequence of float
         Those asked for, falling, by which strength and differential masks say when.
     """
 
-    def __init__(self, regions: Sequence[Region], masks: torch.Tensor, active: Sequence[tuple[float, float]],
-                 levels: Sequence[float]):  # fmt: skip
-        self.regions, self.masks, self.active = list(regions), masks, list(active)
+    def __init__(self, regions: Sequence[Region], masks: torch.Tensor, device: Any,
+                 active: Sequence[tuple[float, float]], levels: Sequence[float]):  # fmt: skip
+        self.regions, self.masks, self.device, self.active = list(regions), masks, device, list(active)
         self.names, self.levels = [BASE, *(r.name for r in self.regions)], list(levels)
         self.keeps = any(r.keep for r in self.regions)
         self.differential = any(r.differential for r in self.regions)
@@ -83,8 +86,8 @@ class Layout:
         regions = named(regions)
         shared = all(r.mask.ndim == 2 or len(r.mask) == 1 for r in regions)
         samples = 1 if shared else shape[0]
-        masks = torch.stack([fitted(r, shape, samples) for r in regions]).to(device)
-        made = cls(regions, masks, [_active(r, levels) for r in regions], levels)
+        masks = torch.stack([fitted(r, shape, samples) for r in regions])
+        made = cls(regions, masks, device, [_active(r, levels) for r in regions], levels)
         # a schedule of weights that goes wrong does so before the first call
         factors = [made.factors(level) for level in levels]
         made.warn_of_idle(factors[:-1])
@@ -109,7 +112,7 @@ class Layout:
                 why = f'the weight of "{told["name"]}" was a function, which no record holds'
                 raise bad("start", told["weight"], why, line)
             regions.append(Region(mask, **{**told, "span": _pair(told["span"])}))
-        return cls(regions, masks.to(device), [_pair(told["active"]) for told in facts], grid_of(ds))
+        return cls(regions, masks, device, [_pair(told["active"]) for told in facts], grid_of(ds))
 
     def recorded_in(self, ds: xr.Dataset) -> bool:
         """Whether these are the regions of a record, as far as that knows them."""
@@ -179,9 +182,9 @@ class Layout:
         return torch.stack(planes)
 
     def _weights(self, factors: Sequence[float], sigma: float) -> Weights:
-        scale = torch.tensor(factors, dtype=torch.float64, device=self.masks.device)
+        scale = torch.tensor(factors, dtype=torch.float64)
         m = self._planes(sigma) * scale.view(-1, 1, 1, 1, 1)
-        keep = torch.tensor([r.keep for r in self.regions], device=m.device).view(-1, 1, 1, 1, 1)
+        keep = torch.tensor([r.keep for r in self.regions]).view(-1, 1, 1, 1, 1)
         asked = _shares(torch.where(keep, 0.0, m))
         w, kept = asked, None
         if self.keeps:  # what is kept goes before all others, who have what it leaves
@@ -193,7 +196,8 @@ class Layout:
         inside = (asked[list(present)] > 0)[:, :, 0].to(w.dtype)
         areas = inside / inside.sum((2, 3), keepdim=True)
         several = sum(bool((one > 0).any()) for one in w) > 1
-        return Weights(w, asked, present, kept, areas, _seams(w) if several else None)
+        made = Weights(w, asked, present, kept, areas, _seams(w) if several else None)
+        return Weights(*(sent(v, self.device) if isinstance(v, torch.Tensor) else v for v in made))
 
     # --- noise
 

@@ -253,9 +253,9 @@ def _recorded(run: Run, kind: type[Recording], ladder: Ladder) -> torch.Tensor:
         before = (denoiser.calls, denoiser.rows)
         if row == run.top or extracting:
             record.opinion(row, step.seen.x0)
-    record.count_all(
-        (more["nfe"] + more["calls"].cumsum(0)).numpy(), (more["rows"] + more["network"].cumsum(0)).numpy()
-    )
+    # of a run that goes on they lie where its bookmark was read to
+    spent = (more["nfe"] + more["calls"].cumsum(0), more["rows"] + more["network"].cumsum(0))
+    record.count_all(*map(as_numpy, spent))
     run.attrs["lands_on"] = digest(down.x)
     if extracting:
         run.attrs["noise_draws"] = more["draws"]

@@ -15,6 +15,7 @@ from .dataset import LATENT
 from .errors import bad
 from .inputs import sides
 from .inverse import Keeping, Replaying, frozen
+from .later import sent
 from .layouts import GRID, Layout, grid_of
 from .masks import free
 from .noise import Keyed
@@ -23,7 +24,8 @@ from .solvers import Solver
 from .solvers import solver as find_solver
 from .solvers.contract import Eval
 
-GROUPING = ("max_rows", "compile")  # of how a network is asked: what moves its last bits, and nothing else
+# of how a network is asked: what moves its last bits, and nothing else
+GROUPING = ("max_rows", "batch", "compile")
 STORED = {"offsets": "offsets", "noise": "the noise"}  # what a record holds for one solver alone
 
 
@@ -130,7 +132,8 @@ def replay(ds: xr.Dataset, model: Any, asked: Asked) -> Plan:
     levels, latent = ds.sigma.values[::-1].tolist(), ds.latent.transpose(*LATENT)
 
     def tensor(values: Any) -> torch.Tensor:
-        return torch.from_numpy(np.array(values, np.float64, order="C")).to(getattr(model, "device", "cpu"))
+        held = torch.from_numpy(np.array(values, np.float64, order="C"))
+        return sent(held, getattr(model, "device", "cpu"))
 
     top = latent[-1].values
     if "top" in ds and np.array_equal(ds.top.values.astype(top.dtype), top):
@@ -143,7 +146,6 @@ def replay(ds: xr.Dataset, model: Any, asked: Asked) -> Plan:
     plan.edited += ["solver"] * (not same)
     owner = getattr(model, "model", None) or model  # of a model with its conditions bound
     plan.edited += ["model"] * (facts["fingerprint"] != getattr(owner, "fingerprint", None))
-    _told_how(plan, facts, getattr(owner, "recorded", dict)())
     # those with levels of their own end at a positive one, and have no step to 0
     plan.hop = levels[-1] == 0 and (plan.inverse != "reverse" or not solver.to_zero)
     plan.asked, plan.lands_on = levels, facts.get("lands_on") if same else None
@@ -165,21 +167,32 @@ def replay(ds: xr.Dataset, model: Any, asked: Asked) -> Plan:
         else:
             plan.past, plan.aux = (Eval(levels[0], plan.x),), rows("aux")(0)
     _told_where(plan, ds, model, asked, tensor, rows)
+    _told_how(plan, facts, owner)
     return plan
 
 
-def _told_how(plan: Plan, facts: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+def _told_how(plan: Plan, facts: Mapping[str, Any], owner: Any) -> None:
     """How the network is asked now and was asked then: another guidance is an edit, other groups are said."""
+    own = getattr(owner, "recorded", dict)()
     plan.edited += ["guidance"] * (facts.get("guidance") != own.get("guidance"))
+    regions = 0 if plan.layout is None else len(plan.layout.regions)
+    regions = max(regions, len(facts.get("regions", ())))
+    # rows of the largest forward, at most: a group that holds these is all of them
+    most = 2 * len(plan.x) * (regions + 1) * getattr(owner, "rows_each", 1)
     for name in GROUPING:
         was, now = facts.get(name), own.get(name)
-        if (was or None) != (now or None):
+        if _grouped(was, most) != _grouped(now, most):
             text = (
                 f"this run was recorded with {name}={was!r} and is replayed with {name}={now!r}: a network "
                 "gives the same bits only for the same grouping, so this is exact to its precision alone. "
-                f"Try: tk.load(..., {name}={was!r})"
+                f"Try: tk.{'tiled' if name == 'batch' else 'load'}(..., {name}={was!r})"
             )
             warnings.warn(text, stacklevel=4)
+
+
+def _grouped(asked: Any, most: int) -> Any:
+    """How rows are grouped; None where that many are not."""
+    return asked if asked and asked < most else None
 
 
 def _told_where(plan: Plan, ds: xr.Dataset, model: Any, asked: Asked, tensor: Any, rows: Any) -> None:

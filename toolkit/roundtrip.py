@@ -12,9 +12,10 @@ from .composites import Regional
 from .dataset import Save
 from .denoisers import guide
 from .errors import bad
-from .layouts import Layout
+from .layouts import Layout, grid_of
 from .loop import steps as walk
 from .ode import probability_flow
+from .regions import Region
 from .runs import GUIDED, sample, unsample
 from .solvers import SOLVERS
 
@@ -108,17 +109,18 @@ def round_trip(model: Any, latent: Any, *, solver: Any = "euler", prompt: Any = 
         **asked,
         **unsampling,
     )
-    # a weight that is a function is in no record
-    regions = unsampling.get("regions")
-    own = {"regions": regions} if any(callable(region.weight) for region in regions or ()) else {}
-    down = sample(model, start=up, progress=progress, save=Save(what=["latent"]), **own)
+    # a weight that is a function is in no record, nor is an encoded prompt: said again, they are no edit
+    regions = unsampling.get("regions") or ()
+    own = {"regions": regions} if any(map(_unrecorded, regions)) else {}
+    again = {"progress": progress, "save": Save(what=["latent"]), **asked, **own}
+    down = sample(model, start=up, **again)
     given, top, returned = up.latent[0].values, up.latent[-1].values, down.latent[-1].values
     unknown = np.full(len(given), np.nan)
     without = unknown
     if "aux" in up:
-        alone = sample(model, start=up.drop_vars("aux"), progress=progress, save=Save(what=["latent"]), **own)
+        alone = sample(model, start=up.drop_vars("aux"), **again)
         without = relative(alone.latent[-1].values, given)
-    accuracy, source = _accuracy(model, up, truth, progress, asked)
+    accuracy, source = _accuracy(model, up, truth, progress, asked, own.get("regions"))
     values = {
         "error": relative(returned, given),
         "accuracy": accuracy,
@@ -165,9 +167,19 @@ def lowest_state(up: xr.Dataset, model: Any) -> torch.Tensor:
     return torch.from_numpy(up.latent[0].values / float(up.alpha[0]) * model.path.alpha(sigma[sigma > 0][0]))
 
 
-def _accuracy(model: Any, up: xr.Dataset, truth: bool | None, progress: bool,
-              asked: dict[str, Any]) -> tuple[np.ndarray, str | None]:  # fmt: skip
-    """Distance of x_T from the true ODE's, (sample,), and where that is from; NaN, None where not wanted."""
+def _unrecorded(region: Region) -> bool:
+    """Whether a record of a region does not say all of it."""
+    listed = (p if isinstance(p, (list, tuple)) else [p] for p in (region.prompt, region.negative))
+    simple = (str, int, float, np.number, type(None))
+    return callable(region.weight) or not all(isinstance(one, simple) for each in listed for one in each)
+
+
+def _accuracy(model: Any, up: xr.Dataset, truth: bool | None, progress: bool, asked: dict[str, Any],
+              own: Sequence[Region] | None) -> tuple[np.ndarray, str | None]:  # fmt: skip
+    """Distance of x_T from the true ODE's, (sample,), and where that is from; NaN, None where not wanted.
+
+    `own`: the regions, where the record does not say all of them.
+    """
     known = hasattr(model, "probability_flow")
     regions = up.attrs.get("regions", [])
     guided = max([asked["cfg"], *(told["cfg"] for told in regions if told["cfg"] is not None)])
@@ -178,8 +190,10 @@ def _accuracy(model: Any, up: xr.Dataset, truth: bool | None, progress: bool,
     if not wanted or not told or not aims_at_ode(up) or "mask" in up or len(levels) < 2:
         return np.full(up.sizes["sample"], np.nan), None
     source = "closed form, DOP853" if known else f"{FINE} midpoint steps a hop"
-    layout = Layout.read(up, getattr(model, "device", "cpu")) if regions else None
-    top = true_top(model, lowest_state(up, model), levels, progress, asked, layout)
+    low, device = lowest_state(up, model), getattr(model, "device", "cpu")
+    layout = Layout.read(up, device) if regions else None
+    layout = Layout.fit(own, low.shape, device, grid_of(up)) if own else layout
+    top = true_top(model, low, levels, progress, asked, layout)
     return relative(up.latent[-1].values, top), source
 
 

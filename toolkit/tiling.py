@@ -44,6 +44,7 @@ class Windows:
         # q is a product and the windows are a grid: so are the weights after the division
         axes = zip(self.size, self.window, self.starts, strict=True)
         self._shares = list(product(*(shares(*axis) for axis in axes)))  # (y,), (x,) of each window
+        self._sent: dict[Any, list] = {torch.device("cpu"): self._shares}  # by device, each sent there once
 
     def __len__(self) -> int:
         return len(self.corners)
@@ -70,8 +71,11 @@ class Windows:
             return parts
         n = len(parts) // len(self)
         out = parts.new_zeros((n, parts.shape[1], *self.size), dtype=dtype)
-        for k, ((rows, columns), (high, wide)) in enumerate(zip(self.boxes(), self._shares, strict=True)):
-            out[..., rows, columns] += (high[:, None] * wide).to(out) * parts[k * n : (k + 1) * n]
+        if out.device not in self._sent:
+            self._sent[out.device] = [(y.to(out.device), x.to(out.device)) for y, x in self._shares]
+        there = self._sent[out.device]
+        for k, ((rows, columns), (high, wide)) in enumerate(zip(self.boxes(), there, strict=True)):
+            out[..., rows, columns] += (high[:, None] * wide).to(dtype) * parts[k * n : (k + 1) * n]
         return out
 
 
@@ -136,7 +140,7 @@ class Tiled(Model):
         return self.inner.device
 
     def recorded(self) -> dict[str, Any]:
-        return self.inner.recorded()
+        return {**self.inner.recorded(), "batch": self.batch}
 
     def facts(self) -> dict[str, Any]:
         count = " x ".join(str(len(axis)) for axis in self.windows.starts)
@@ -334,7 +338,7 @@ def _frames(image: Any) -> list[Any]:
     pixels_of(image, 3)  # raises for what is no image
     if inputs.is_picture(image):
         return [image]
-    array = image.detach().cpu().numpy() if isinstance(image, torch.Tensor) else image
+    array = inputs.host(image)
     if not (array.ndim in (3, 4) and array.shape[-1] in (1, 3)):
         array = array[..., None]
     return list(array) if array.ndim == 4 else [array]

@@ -12,7 +12,7 @@ import toolkit as tk
 from browser.conftest import press, settled, until
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
-FROM_THE_TOP = ["05_views.ipynb", "06_real_models.ipynb"]  # nbval and papermill run them all; here the view draws itself
+FROM_THE_TOP = ["05_views.ipynb", "06_real_models.ipynb"]  # nbval runs them all; here views draw themselves
 
 # a view, what its keys move, and the trait of that
 VIEWS = {

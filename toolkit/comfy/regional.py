@@ -142,7 +142,8 @@ def regional_sampler_advanced(model: Any, add_noise: bool = True, noise_seed: in
     crew = _Crew([base, *regions])
     attrs = _attributes(crew, asked, base_sampler, prompts, ignored, quirks)
     levels = _rows(base.callers[0].levels, start_at_step, last, restore_latent, return_with_leftover_noise)
-    with Recorder(Save(), crew, levels, x.shape, attrs, variables=("latent",)).guard() as record:
+    recorder = Recorder(Save(), crew, levels, x.shape, attrs, variables=("latent",), device=x.device)
+    with recorder.guard() as record:
         first = min(start_at_step, last - 1)  # start after end: there is the last call alone
         record.state(0, base.start(x, first, noise, again) if len(levels) > 1 else x)
         for i in range(start_at_step, last - 1):

@@ -258,7 +258,8 @@ def _call(model: Any, node: str, sampler: str, levels: np.ndarray, latent_image:
     grid = levels.astype(np.float64).tolist()
     rows, growing = (grid[:1], True) if solver.adaptive else (solver.grid(grid), False)
     start = _start(denoiser, x, grid[0], noise)
-    with Recorder(Save(), masked, rows, x.shape, attrs, growing=growing).guard() as record:
+    recorder = Recorder(Save(), masked, rows, x.shape, attrs, growing=growing, device=x.device)
+    with recorder.guard() as record:
         record.state(0, start)
         for step in walk(masked, solver, start, grid, noise=_draws(streams, sampler, levels)):
             record.hop(step, step.span.i, step.span.i + 1)

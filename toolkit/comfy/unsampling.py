@@ -109,7 +109,9 @@ def unsampler(model: Any, steps: int = 20, end_at_step: int = 0, cfg: float = 1.
     rows, growing = (levels[:1], True) if solver.adaptive else (solver.grid(levels), False)
     # 1 - sigma is rounded to float32 upstream, at the start and at the end alike
     low, high = (float(np.float32(1.0) - np.float32(s)) if flow else 1.0 for s in (levels[0], levels[-1]))
-    with Recorder(Save(), denoiser, rows, latent.samples.shape, attrs, growing=growing).guard() as record:
+    recorder = Recorder(Save(), denoiser, rows, latent.samples.shape, attrs, growing=growing,
+                        device=latent.samples.device)  # fmt: skip
+    with recorder.guard() as record:
         record.state(0, low * latent.samples)
         for step in walk(denoiser, solver, low * latent.samples, levels):
             record.hop(step, step.span.i, step.span.i + 1)
