@@ -85,3 +85,20 @@ def saved(tmp_path_factory) -> Callable[[str], Path]:
         return tiny.save(name, root / name.replace(" ", "-"))
 
     return folder
+
+
+@pytest.fixture
+def behind_a_device(monkeypatch) -> Callable[[Callable], None]:
+    """Asserts that a run records the same one hop late, as from a GPU, and knows where its states are."""
+    from toolkit import later
+
+    def check(run: Callable) -> None:
+        want, seen = run(), []
+        monkeypatch.setattr(later, "is_deferred", lambda device: seen.append(device) or True)
+        got = run()
+        assert seen == [torch.device("cpu")]
+        for name in ("latent", "nfe", "rows"):
+            np.testing.assert_array_equal(got[name], want[name])
+        np.testing.assert_allclose(got["std"], want["std"], rtol=1e-12)
+
+    return check

@@ -9,7 +9,6 @@ import xarray as xr
 from conftest import DATA, reference_mixture
 
 import toolkit as tk
-from toolkit import later
 
 with np.load(DATA / "unsample.npz") as _data:
     REFERENCE = dict(_data)
@@ -171,20 +170,14 @@ def test_rows_are_in_the_space_of_the_vae(reference, images):
     assert "normalized_vae_space" in normal.attrs["quirks"]
 
 
-def test_it_is_recorded_behind_its_device(models, images, monkeypatch):
+def test_it_is_recorded_behind_its_device(models, images, behind_a_device):
     """From a GPU rows are taken one hop late, so the record must know where the states are."""
 
     def run():
         asked = {"steps": 4, "positive": 0, "negative": 1, "cfg": 2.0}
         return tk.comfy.unsampler(models["eps"], sampler_name="heun", latent_image=images["in"], **asked)
 
-    want, seen = run(), []
-    monkeypatch.setattr(later, "is_deferred", lambda device: seen.append(device) or True)
-    got = run()
-    assert seen == [torch.device("cpu")]
-    for name in ("latent", "nfe", "rows"):
-        np.testing.assert_array_equal(got[name], want[name])
-    np.testing.assert_allclose(got["std"], want["std"], rtol=1e-12)
+    behind_a_device(run)
 
 
 def test_the_input_is_left_alone(models, images):

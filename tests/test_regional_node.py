@@ -12,7 +12,6 @@ import torch
 from conftest import DATA, PATHS, reference_mixture, relative
 
 import toolkit as tk
-from toolkit import later
 from toolkit.comfy import calls, grids, quirks, regions, streams
 from toolkit.comfy.batches import SAMPLERS
 
@@ -777,19 +776,13 @@ def test_the_record():
     assert "throws away" not in run.attrs["note"]
 
 
-def test_it_is_recorded_behind_its_device(monkeypatch):
+def test_it_is_recorded_behind_its_device(behind_a_device):
     """From a GPU rows are taken one hop late, so the record must know where the states are."""
 
     def run():
         return node(small(), latent=LATENT, masks=[half(), half("right")], restore_latent=False)
 
-    want, seen = run(), []
-    monkeypatch.setattr(later, "is_deferred", lambda device: seen.append(device) or True)
-    got = run()
-    assert seen == [torch.device("cpu")]
-    for name in ("latent", "nfe", "rows"):
-        np.testing.assert_array_equal(got[name], want[name])
-    np.testing.assert_allclose(got["std"], want["std"], rtol=1e-12)
+    behind_a_device(run)
 
 
 @pytest.mark.parametrize("name", ["euler", "dpmpp_sde"])

@@ -10,7 +10,6 @@ from conftest import DATA, reference_mixture, relative
 from PIL import Image
 
 import toolkit as tk
-from toolkit import later
 from toolkit.comfy import nodes
 
 SAMPLERS = ("euler", "heun", "dpm_2", "dpmpp_2m", "lms", "uni_pc", "ddim", "euler_cfg_pp")
@@ -159,19 +158,13 @@ def test_sde_samplers_repeat_and_follow_their_seed(mixture, sampler):
     assert torch.isfinite(last(runs[0])).all()
 
 
-def test_it_is_recorded_behind_its_device(mixture, monkeypatch):
+def test_it_is_recorded_behind_its_device(mixture, behind_a_device):
     """From a GPU rows are taken one hop late, so the record must know where the states are."""
 
     def run():
         return tk.comfy.ksampler(mixture, seed=3, steps=4, positive=0, latent_image=latent(mixture, 2))
 
-    want, seen = run(), []
-    monkeypatch.setattr(later, "is_deferred", lambda device: seen.append(device) or True)
-    got = run()
-    assert seen == [torch.device("cpu")]
-    for name in ("latent", "nfe", "rows"):
-        np.testing.assert_array_equal(got[name], want[name])
-    np.testing.assert_allclose(got["std"], want["std"], rtol=1e-12)
+    behind_a_device(run)
 
 
 def test_batch_index_picks_the_noise(mixture):
