@@ -353,6 +353,7 @@ def test_hostile_names_nan_one_rung_many_channels_and_no_square(compared):
     page.focus(".tk-rail")
     press(page, "2")
     until(page, "() => document.querySelectorAll('.tk-column-A .tk-tiles ~ div .tk-tile').length === 16")
+    settled(page)  # the words come with the next frame
     assert "channels 0 to 15 of 17" in text(page, ".tk-under")
 
     page = compared(run.isel(y=slice(0, 6)), run.isel(y=slice(0, 6)))
