@@ -90,7 +90,7 @@ class Caller:
     def start(self, x: torch.Tensor, i: int, noise: torch.Tensor | None, ratio: float) -> torch.Tensor:
         """The state that the call i -> i + 1 starts from, in the space of the VAE; x where there is none."""
         hop = self.hop(i, True, ratio)
-        return x if hop is None else self.outward(self._start(self._inward(x), hop[0], noise))
+        return x if hop is None else self.outward(at_start(self.denoiser, self._inward(x), hop[0], noise))
 
     def __call__(self, x: torch.Tensor, where: Area, i: int, leftover: bool = True,
                  noise: torch.Tensor | None = None, ratio: float = 1.0) -> torch.Tensor:  # fmt: skip
@@ -106,23 +106,13 @@ class Caller:
         if self.sampler == "ddim":  # whatever the start noise was
             outside = unit(self.streams.seed + 1, latent.shape).to(latent)
         model = Pinned(self.denoiser, where.mask, latent, outside, where.rest)
-        y, x0, end = self._solved(model, self._start(latent, hop[0], noise), *hop, i)
+        y, x0, end = self._solved(model, at_start(self.denoiser, latent, hop[0], noise), *hop, i)
         if not leftover and x0 is not None:
             return self.outward(x0)
-        return self.outward(y / _alpha(end) if self.flow else y)
+        return self.outward(y / alpha(end) if self.flow else y)
 
     def _inward(self, x: torch.Tensor) -> torch.Tensor:
         return inward(x, self.scale, self.shift)
-
-    def _start(self, latent: torch.Tensor, s: float, noise: torch.Tensor | None) -> torch.Tensor:
-        """L + N s on VE, N times sqrt(1 + s^2) at the model's highest level; the path's mix on FLOW."""
-        x = _alpha(s) * latent if self.flow else latent
-        if noise is None:
-            return x
-        top = self.denoiser.levels.sigma_max
-        if not self.flow and (s > top or abs(s - top) <= MAX_DENOISE * max(s, top)):
-            s = float(np.sqrt(np.float32(1.0) + np.float32(s) ** 2))  # in float32, as upstream
-        return x + s * noise
 
     def _solved(self, model: Pinned, x: torch.Tensor, s: float, t: float,
                 i: int) -> tuple[torch.Tensor, torch.Tensor | None, float]:  # fmt: skip
@@ -178,6 +168,18 @@ class Recovered:
         return self.again(where.mix(y, x), where, i, leftover, renoise, self.ratios[1])
 
 
-def _alpha(sigma: float) -> float:
+def at_start(denoiser: Denoiser, latent: torch.Tensor, s: float, noise: torch.Tensor | None) -> torch.Tensor:
+    """L + N s on VE, N times sqrt(1 + s^2) at the model's highest level; the path's mix on FLOW."""
+    flow = denoiser.path.name == "FLOW"
+    x = alpha(s) * latent if flow else latent
+    if noise is None:
+        return x
+    top = denoiser.levels.sigma_max
+    if not flow and (s > top or abs(s - top) <= MAX_DENOISE * max(s, top)):
+        s = float(np.sqrt(np.float32(1.0) + np.float32(s) ** 2))  # in float32, as upstream
+    return x + s * noise
+
+
+def alpha(sigma: float) -> float:
     """1 - sigma, in float32 as upstream."""
     return float(np.float32(1.0) - np.float32(sigma))

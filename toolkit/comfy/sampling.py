@@ -19,7 +19,7 @@ from ..noise import Keyed
 from ..record import Recorder, as_numpy, provenance
 from ..solvers import SOLVERS
 from .batches import SAMPLERS
-from .calls import MAX_DENOISE, Pinned
+from .calls import Pinned, alpha, at_start
 from .grids import float32_sigmas
 from .latents import cycled, factors, fit, float32, latent_in
 from .regions import LARGEST_SEED, TABLES, between
@@ -257,7 +257,7 @@ def _call(model: Any, node: str, sampler: str, levels: np.ndarray, latent_image:
     attrs |= {"latent_space": "vae"}
     grid = levels.astype(np.float64).tolist()
     rows, growing = (grid[:1], True) if solver.adaptive else (solver.grid(grid), False)
-    start = _start(denoiser, x, grid[0], noise)
+    start = at_start(denoiser, x, grid[0], noise)
     recorder = Recorder(Save(), masked, rows, x.shape, attrs, growing=growing, device=x.device)
     with recorder.guard() as record:
         record.state(0, start)
@@ -291,18 +291,6 @@ def _pinned(denoiser: Denoiser, mask: torch.Tensor, x: torch.Tensor, noise: torc
     return Pinned(denoiser, fitted.double(), x, noise, (1.0 - fitted).double()), fitted
 
 
-def _start(denoiser: Any, x: torch.Tensor, s: float, noise: torch.Tensor | None) -> torch.Tensor:
-    """L + N s on VE, N times sqrt(1 + s^2) at the model's highest level; the path's mix on FLOW."""
-    flow = denoiser.path.name == "FLOW"
-    kept = float(np.float32(1.0) - np.float32(s)) * x if flow else x
-    if noise is None:
-        return kept
-    top = float(denoiser.levels.sigma_max)
-    if not flow and (s > top or abs(s - top) <= MAX_DENOISE * max(s, top)):
-        s = float(np.sqrt(np.float32(1.0) + np.float32(s) ** 2))  # in float32, as upstream
-    return kept + s * noise
-
-
 def _draws(streams: Streams, sampler: str, levels: np.ndarray) -> Any:
     """What a stochastic sampler draws from in this call."""
     if not SOLVERS[sampler].stochastic:
@@ -315,9 +303,9 @@ def _draws(streams: Streams, sampler: str, levels: np.ndarray) -> Any:
 
 def _out(run: xr.Dataset, flow: bool, last: np.float32, scale: float, shift: float) -> xr.Dataset:
     """The rows in the space of the VAE; the last one is the node's output."""
-    alpha = float(np.float32(1.0) - last) if flow else 1.0
+    kept = alpha(last) if flow else 1.0
     latent = run.latent.values / scale + shift
-    latent[-1] = float32(run.latent.values[-1] / alpha / scale + shift)
+    latent[-1] = float32(run.latent.values[-1] / kept / scale + shift)
     mean, std = moments(latent)
     new = {"latent": latent, "denoised": run.denoised.values / scale + shift, "mean": mean, "std": std}
     return run.assign(label(new, {}, {}).data_vars)

@@ -143,7 +143,7 @@ class Pipeline(Model):
         return torch.device(self.pipe._execution_device)
 
     def facts(self) -> dict[str, Any]:
-        return {**super().facts(), "dtype": str(self.network.dtype).removeprefix("torch.")}
+        return {**super().facts(), "dtype": self.recorded()["network_dtype"]}
 
     def recorded(self) -> dict[str, Any]:
         """What the record of a run says of this model beside its name, levels and fingerprint."""

@@ -57,9 +57,8 @@ def check(dataset: Any, model: Any = None, empty: bool = False) -> xr.Dataset:
     if "sigma" not in dataset.coords:
         raise bad("dataset", list(dataset.coords), "the coordinate `sigma` is missing", line)
     levels = np.asarray(dataset["sigma"].values, np.float64)
-    if (
-        not empty and not np.isfinite(levels).all()
-    ):  # rows to come of a run that is being written have none yet
+    # rows to come of a run that is being written have none yet
+    if not empty and not np.isfinite(levels).all():
         known = "tk.view(ds.isel(step=numpy.flatnonzero(numpy.isfinite(ds.sigma))))"
         raise bad("sigma", "NaN or Inf in it", "a finite level at every rung", known)
     dims = dataset.latent.dims
